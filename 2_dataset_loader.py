@@ -1,0 +1,274 @@
+"""The dataset of demonstrations as training batches (report sec. 4.1, 4.5.1), and its inspection.
+
+Run alone, checks the HDF5 file, prints Table 2 and writes pictures for a person to verify every
+episode (sec. 7.5): a contact sheet, and a page for each episode. Episodes that do not convince go, one
+name to a line, into a text file that `--exclude` takes back, here and in 4_train.py.
+
+    python 2_dataset_loader.py --data data/lift_demos.hdf5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from vla.demos import Demo, demo_names, open_demos, read_demo, warn_of_drift
+from vla.errors import UserError, run_script
+from vla.files import atomic_path
+from vla.stats import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
+
+CHUNK_SIZE = 10
+SHEET_FRAMES = 10
+
+
+class Segment(NamedTuple):
+    """Consecutive windows of one episode, and each frame that they share once."""
+
+    frames: Tensor
+    """(N, H, W, 3) uint8."""
+    windows: Tensor
+    """(W, T) int64: window w ends at the frame from which its first action follows."""
+    actions: Tensor
+    """(W, K, 7) float32 in [-1, 1]: the expert's next K actions."""
+    mask: Tensor
+    """(W, K) bool: False where the episode had already ended."""
+    positions: Tensor
+    """(N, 4) float32, decimetres: cube minus gripper, finger opening; for the auxiliary loss only."""
+    instruction: str
+
+
+class Batch(NamedTuple):
+    """Several segments, joined: as `Segment`, with all frames and all windows in a row."""
+
+    frames: Tensor
+    segments: Tensor
+    """(N,) int64: the segment of each frame."""
+    windows: Tensor
+    actions: Tensor
+    mask: Tensor
+    positions: Tensor
+    instructions: list[str]
+    """The instruction of each window."""
+
+
+class LiftDataset(Dataset[Segment]):
+    """Windows over successful episodes, grouped into segments of neighbours.
+
+    A window holds the T observations up to the present one (the first frame repeated at an episode's start) and
+    the K actions that follow it. Neighbouring windows share most of their frames, so they are served
+    together and a frame is decoded and encoded once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str],
+        stride: int = WINDOW_STRIDE,
+        windows_per_segment: int = 1,
+        observation_horizon: int = OBSERVATION_HORIZON,
+        chunk_size: int = CHUNK_SIZE,
+    ) -> None:
+        self.path = path
+        self.observation_horizon = observation_horizon
+        self.chunk_size = chunk_size
+        self._file: h5py.File | None = None
+        self.segments: list[tuple[str, list[int]]] = []
+        with open_demos(path) as file:
+            for name in names:
+                demo = file["data"][name]
+                if not demo.attrs["success"]:
+                    continue
+                ends = list(range(0, int(demo.attrs["episode_length"]), stride))
+                for first in range(0, len(ends), windows_per_segment):
+                    self.segments.append((name, ends[first : first + windows_per_segment]))
+        if not self.segments:
+            raise UserError(f"{path}: no successful episode among the {len(names)} selected; see --exclude")
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def window_count(self) -> int:
+        """Windows in all segments."""
+        return sum(len(ends) for _, ends in self.segments)
+
+    def __getitem__(self, index: int) -> Segment:
+        name, ends = self.segments[index]
+        if self._file is None:  # opened on first use, so that each loader process has a handle of its own
+            self._file = h5py.File(self.path, "r")
+        demo = self._file["data"][name]
+        first, last = max(0, ends[0] - self.observation_horizon + 1), ends[-1]
+        actions = demo["actions"][ends[0] : last + self.chunk_size]
+        cube_from_gripper = demo["obs/cube_pos"][first : last + 1] - demo["obs/robot0_eef_pos"][first : last + 1]
+        fingers = demo["obs/robot0_gripper_qpos"][first : last + 1]
+        positions = np.column_stack([cube_from_gripper, fingers[:, 0] - fingers[:, 1]]) * 10
+
+        history = np.arange(-self.observation_horizon + 1, 1)
+        windows = np.maximum(np.array(ends)[:, None] + history, 0) - first
+        future = np.array(ends)[:, None] - ends[0] + np.arange(self.chunk_size)
+        mask = future < len(actions)
+        return Segment(
+            frames=torch.from_numpy(demo["images"][first : last + 1]),
+            windows=torch.from_numpy(windows),
+            actions=torch.from_numpy(actions[np.minimum(future, len(actions) - 1)]),
+            mask=torch.from_numpy(mask),
+            positions=torch.from_numpy(positions.astype(np.float32)),
+            instruction=str(demo.attrs["language_instruction"]),
+        )
+
+
+def collate(segments: list[Segment]) -> Batch:
+    """Join segments; their windows point into the joined frames."""
+    offsets = np.cumsum([0] + [len(segment.frames) for segment in segments[:-1]])
+    return Batch(
+        frames=torch.cat([segment.frames for segment in segments]),
+        segments=torch.cat([torch.full((len(segment.frames),), i) for i, segment in enumerate(segments)]),
+        windows=torch.cat([segment.windows + int(start) for segment, start in zip(segments, offsets, strict=True)]),
+        actions=torch.cat([segment.actions for segment in segments]),
+        mask=torch.cat([segment.mask for segment in segments]),
+        positions=torch.cat([segment.positions for segment in segments]),
+        instructions=[segment.instruction for segment in segments for _ in range(len(segment.windows))],
+    )
+
+
+def make_loader(
+    dataset: LiftDataset, batch_windows: int, windows_per_segment: int, workers: int, shuffle: bool, pin_memory: bool
+) -> DataLoader[Batch]:
+    """Batches of about `batch_windows` windows, read by `workers` processes (0: by this one).
+
+    The order comes from torch's global generator at the start of each epoch.
+    """
+    options: dict[str, Any] = {}
+    if workers:
+        # Spawned: a fork would copy the simulator's GL context of a training that also evaluates.
+        options = {"multiprocessing_context": "spawn", "persistent_workers": True, "prefetch_factor": 2}
+    return DataLoader(
+        dataset,
+        batch_size=max(1, batch_windows // windows_per_segment),
+        shuffle=shuffle,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        **options,
+    )
+
+
+def selected_names(file: h5py.File, split: str | None, exclude: Path | None) -> list[str]:
+    """Demonstrations of a split without those on the exclusion list.
+
+    Raises:
+        UserError: the list is missing, or names an episode that the file does not hold.
+    """
+    excluded: set[str] = set()
+    if exclude is not None:
+        if not exclude.is_file():
+            raise UserError(f"--exclude {exclude}: no such file; write one demonstration name (demo_3) to a line")
+        excluded = {line.strip() for line in exclude.read_text().splitlines() if line.strip()}
+        unknown = excluded - set(file["data"])
+        if unknown:
+            raise UserError(f"--exclude {exclude} names {sorted(unknown)}, which the file does not hold")
+    return [name for name in demo_names(file, split) if name not in excluded]
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Options of the inspection."""
+
+    data: Path = Path("data/lift_demos.hdf5")
+    """HDF5 file of demonstrations."""
+    output_dir: Path = Path("data/inspection")
+    """Folder of the pictures."""
+    exclude: Path | None = None
+    """Text file with the names of episodes to leave out, one to a line."""
+
+
+def main(options: InspectOptions) -> None:
+    with open_demos(options.data) as file:
+        warn_of_drift(file, options.data)
+        _check_content(file, options.data)
+        print(dataset_table(file, options.data))
+        for split in ("train", "valid"):
+            names = selected_names(file, split, options.exclude)
+            windows = sum(window_count(int(file["data"][name].attrs["episode_length"])) for name in names)
+            print(f"{split}: {len(names)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
+        names = selected_names(file, None, options.exclude)
+        strips = [_write_page(demo, options.output_dir / f"{name}.png") for name, demo in _demos(file, names)]
+    sheet = options.output_dir / "contact_sheet.png"
+    _write_sheet(names, strips, sheet)
+    print(f"look at {sheet} and at {options.output_dir}/demo_N.png; list bad episodes in a file for --exclude")
+
+
+def _check_content(file: h5py.File, path: Path) -> None:
+    """Every stored episode must pass the verdict again, from its own evidence, with actions in range."""
+    for name in demo_names(file):
+        demo = file["data"][name]
+        actions = demo["actions"][:]
+        if not (np.isfinite(actions).all() and np.abs(actions).max() <= 1):
+            raise UserError(f"{path}: {name} has actions outside [-1, 1]; name it in --exclude or collect again")
+        *_, final = read_demo(demo).judges()
+        if final.success != demo.attrs["success"]:
+            raise UserError(f"{path}: {name} is labelled success={demo.attrs['success']} but: {final.explain()}")
+    print(f"{path}: {len(file['data'])} episodes, each judged again from its evidence: all labels hold")
+
+
+def _demos(file: h5py.File, names: Sequence[str]) -> Iterator[tuple[str, Demo]]:
+    for name in tqdm(names, unit="page", desc="inspect"):
+        yield name, read_demo(file["data"][name])
+
+
+def _write_page(demo: Demo, path: Path) -> np.ndarray:
+    """One episode: its frames, and what the verdict and the learner get; returns the strip of frames."""
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    rows = np.linspace(0, len(demo) - 1, SHEET_FRAMES).round().astype(int)
+    strip = np.concatenate([demo.images[row] for row in rows], axis=1)
+    figure, axes = plt.subplots(4, 1, figsize=(14, 10), height_ratios=[1.2, 1, 1, 1], layout="constrained")
+    axes[0].imshow(strip)
+    axes[0].set_axis_off()
+    *_, judge = demo.judges()
+    axes[0].set_title(f"“{demo.instruction}”, seed {demo.seed}, {len(demo)} steps. {judge.explain()}")
+    axes[1].plot(100 * demo.evidence["height_m"], label="cube above the table (cm)")
+    axes[1].plot(100 * demo.evidence["opening_m"], label="finger opening (cm)")
+    axes[1].axhline(100 * judge.limits.min_height_m, linestyle=":", color="gray", label="height to reach")
+    axes[2].plot(demo.evidence["left_squeeze_n"], label="left finger (N)")
+    axes[2].plot(demo.evidence["right_squeeze_n"], label="right finger (N)")
+    for index, label in enumerate(("x", "y", "z")):
+        axes[3].plot(demo.actions[:, index], label=label)
+        axes[3].plot(demo.executed_actions[:, index], linewidth=0.6, color=f"C{index}", alpha=0.6)
+    axes[3].plot(demo.actions[:, -1], label="gripper", color="black")
+    axes[3].set_xlabel("step (thin lines: executed with noise)")
+    for axis in axes[1:]:
+        axis.legend(loc="upper left", ncols=4)
+        for row in np.flatnonzero(demo.phases[1:] != demo.phases[:-1]):
+            axis.axvline(row + 1, color="lightgray", zorder=0)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=70)
+    plt.close(figure)
+    return strip
+
+
+def _write_sheet(names: Sequence[str], strips: Sequence[np.ndarray], path: Path) -> None:
+    """All episodes on one picture, a row each."""
+    height, width = 80, 80 * SHEET_FRAMES
+    sheet = Image.new("RGB", (width, height * len(strips)))
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, strip) in enumerate(zip(names, strips, strict=True)):
+        sheet.paste(Image.fromarray(strip).resize((width, height)), (0, row * height))
+        draw.text((4, row * height + 2), name, fill=(255, 255, 0))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+if __name__ == "__main__":
+    run_script(main, InspectOptions, __doc__)

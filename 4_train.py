@@ -1,0 +1,488 @@
+"""Train the policy by behavioural cloning (report sec. 4).
+
+Reads the HDF5 file of demonstrations. Writes `best_model.pth`, `last.pth` and periodic checkpoints, the
+training history (JSON, PNG) and TensorBoard logs. Stopped half-way, `--resume` continues exactly: every epoch
+starts from a seed of its own, so nothing else needs remembering.
+
+    python 4_train.py --recipe cpu
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from vla import stages
+from vla.checkpoint import build_model, load_checkpoint, save_checkpoint
+from vla.demos import open_demos, warn_of_drift
+from vla.env import VALIDATION_SEEDS, EnvConfig, Simulator, installed_versions
+from vla.errors import UserError, run_script
+from vla.evaluation import EpisodeResult, run_episode
+from vla.files import atomic_path, sha256, write_text
+from vla.instructions import instruction_for
+from vla.policy import PolicyActor
+from vla.preprocess import prepare, prepare_augmented
+from vla.recipes import RECIPES, Recipe
+from vla.stats import rate
+from vla.text import InstructionEmbeddings, TextEncoder
+from vla.video import gif_summary
+from vla.weights import describe, load_vision_weights
+
+LOG_EVERY_STEPS = 10
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of the training. An option without a value of its own takes the recipe's (vla/recipes.py)."""
+
+    data: Path = Path("data/lift_demos.hdf5")
+    """HDF5 file of demonstrations."""
+    output_dir: Path = Path("checkpoints")
+    """Folder of the checkpoints, history.json and training_curves.png."""
+    log_dir: Path = Path("runs")
+    """Folder of the TensorBoard logs."""
+    exclude: Path | None = None
+    """Text file with the names of demonstrations to leave out, one to a line."""
+    recipe: Literal["auto", "full", "cpu"] = "auto"
+    """full: the report's Table 3 at 224 px; cpu: smaller images, fewer epochs; auto: full where there is a GPU."""
+    epochs: int | None = None
+    """Passes over the data."""
+    max_steps: int | None = None
+    """Optimiser steps after which an epoch ends early; for trying things out."""
+    batch_windows: int | None = None
+    """Windows (the report's "sequences") in a batch."""
+    learning_rate: float | None = None
+    """Initial learning rate."""
+    rollout_every: int | None = None
+    """Epochs between closed-loop validations."""
+    rollout_episodes: int = 5
+    """Episodes of a closed-loop validation, on seeds that no test uses; 0: none."""
+    rollout_steps: int = 120
+    """Control steps of a validation episode at most."""
+    restarts: int = 0
+    """Warm restarts of the cosine schedule."""
+    pooling: Literal["average", "keypoints"] = "keypoints"
+    """average: ResNet18's own, the report's; keypoints: with the positions of a spatial softmax."""
+    vision_weights: str = "IMAGENET1K_V1"
+    """ResNet18's initial weights: torchvision tag, local file, or 'none'."""
+    clip_weights: str = "openai"
+    """Text tower's weights: open_clip tag, local file, or 'none'."""
+    workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
+    """Data-loading processes, the report's 4 where there are as many cores; 0: load in this one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast where the hardware multiplies it natively."""
+    seed: int = 0
+    """Of initial weights, order, augmentation and dropout."""
+    resume: bool = False
+    """Continue from OUTPUT_DIR/last.pth where there is one."""
+    overwrite: bool = False
+    """Start anew although OUTPUT_DIR holds a run."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("rollout_episodes", 0),
+            ("rollout_steps", 1),
+            ("restarts", 0),
+            ("workers", 0),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"--max-steps must be at least 1, got {self.max_steps}")
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite contradict each other; give one")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
+
+    def resolve(self) -> Recipe:
+        """The recipe with this command line's changes."""
+        name = self.recipe
+        if name == "auto":
+            name = "full" if self.torch_device().type == "cuda" else "cpu"
+            print(f"recipe: {name} ({'a' if name == 'full' else 'no'} GPU)")
+        changes = {
+            key: getattr(self, key)
+            for key in ("epochs", "batch_windows", "learning_rate", "rollout_every")
+            if getattr(self, key) is not None
+        }
+        return dataclasses.replace(RECIPES[name], **changes)
+
+    def torch_device(self) -> torch.device:
+        """Where to compute."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+def main(options: TrainOptions) -> None:
+    recipe = options.resolve()
+    _refuse_to_clobber(options)
+    trainer = Trainer(options, recipe)
+    if options.resume and trainer.last_path.exists():
+        trainer.restore()
+    else:
+        trainer.initialise()
+    for epoch in range(trainer.epochs_done, recipe.epochs):
+        trainer.run_epoch(epoch)
+    trainer.close()
+    best = load_checkpoint(trainer.best_path)["training"]
+    print(f"best: epoch {best['epoch']}, {best['score_text']} -> {trainer.best_path}")
+
+
+def _refuse_to_clobber(options: TrainOptions) -> None:
+    last = options.output_dir / "last.pth"
+    if last.exists() and not (options.resume or options.overwrite):
+        training = load_checkpoint(last)["training"]
+        raise UserError(
+            f"{last} holds a run ({training['epoch']} of {training['recipe']['epochs']} epochs); "
+            "continue it with --resume, or start anew with --overwrite"
+        )
+
+
+class Trainer:
+    """One training run: its data, network, optimiser and files."""
+
+    def __init__(self, options: TrainOptions, recipe: Recipe) -> None:
+        self.options, self.recipe = options, recipe
+        self.device = options.torch_device()
+        self.autocast = _autocast_dtype(options.precision, self.device)
+        self.best_path, self.last_path = options.output_dir / "best_model.pth", options.output_dir / "last.pth"
+        self.architecture = stages.model_architecture()
+        self._load_data()
+        self.step = 0
+        self.epochs_done = 0
+        self.history: list[dict[str, Any]] = []
+        self.best_score: tuple[float, float] = (-1.0, -math.inf)
+        self.simulator: Simulator | None = None
+
+    def _load_data(self) -> None:
+        loader = stages.dataset_loader()
+        options, recipe = self.options, self.recipe
+        with open_demos(options.data) as file:
+            warn_of_drift(file, options.data)
+            self.env_args = str(file["data"].attrs["env_args"])
+            names = {split: loader.selected_names(file, split, options.exclude) for split in ("train", "valid")}
+        self.data_hash = sha256(options.data)
+        self.instructions = sorted({instruction_for(i) for i in range(8)})
+        config = self.architecture.ModelConfig(image=recipe.image, pooling=options.pooling)
+        self.model_config = config
+
+        def make(split: str) -> Any:
+            dataset = loader.LiftDataset(
+                options.data,
+                names[split],
+                recipe.stride,
+                recipe.windows_per_segment,
+                config.observation_horizon,
+                config.chunk_size,
+            )
+            print(f"{split}: {len(names[split])} episodes, {dataset.window_count()} windows")
+            return loader.make_loader(
+                dataset,
+                recipe.batch_windows,
+                recipe.windows_per_segment,
+                options.workers if split == "train" else 0,
+                split == "train",
+                self.device.type == "cuda",
+            )
+
+        self.train_loader = make("train")
+        self.valid_loader = make("valid") if names["valid"] else None
+        per_epoch = len(self.train_loader)
+        self.steps_per_epoch = min(per_epoch, options.max_steps or per_epoch)
+        self.total_steps = self.steps_per_epoch * recipe.epochs
+
+    def initialise(self) -> None:
+        """Fresh weights."""
+        torch.manual_seed(self.options.seed)
+        self.model = self.architecture.VLA(self.model_config)
+        self.vision_identity = load_vision_weights(self.model.vision, self.options.vision_weights)
+        encoder = TextEncoder.load(self.options.clip_weights)
+        embeddings = encoder(self.instructions)
+        self.text_identity = encoder.identity
+        self.language = {"texts": self.instructions, "embeddings": embeddings}
+        self.model.fit_language(embeddings)
+        self._make_optimiser()
+
+    def restore(self) -> None:
+        """The state at the end of the last finished epoch.
+
+        Raises:
+            UserError: the run that stands there had other options or other data.
+        """
+        stored = load_checkpoint(self.last_path)
+        training = stored["training"]
+        for what, here in (
+            ("recipe", dataclasses.asdict(self.recipe)),
+            ("data_sha256", self.data_hash),
+            ("seed", self.options.seed),
+            ("steps_per_epoch", self.steps_per_epoch),
+        ):
+            if training[what] != here:
+                raise UserError(
+                    f"{self.last_path} was trained with another {what} ({training[what]}, now {here}); "
+                    "give the same options as then, or start anew with --overwrite"
+                )
+        self.model = build_model(stored, self.last_path)
+        self.vision_identity, self.text_identity = stored["vision_identity"], stored["text_identity"]
+        self.language = stored["language"]
+        self._make_optimiser()
+        self.optimiser.load_state_dict(stored["optimizer"])
+        self.step, self.epochs_done = training["step"], training["epoch"]
+        self.history = training["history"]
+        self.best_score = tuple(training["best_score"])
+        print(f"resuming after epoch {self.epochs_done} of {self.recipe.epochs}")
+
+    def _make_optimiser(self) -> None:
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.embeddings = InstructionEmbeddings(
+            dict(zip(self.language["texts"], self.language["embeddings"], strict=True)), self.text_identity, ""
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
+        )
+        self.writer = SummaryWriter(str(self.options.log_dir))
+        print(
+            f"device {self.device}, {'bfloat16' if self.autocast else 'float32'} | vision {describe(self.vision_identity)}"
+            f" | text {describe(self.text_identity)}"
+        )
+
+    def run_epoch(self, epoch: int) -> None:
+        """Train, validate, roll out where it is due, and write the checkpoints."""
+        start = time.perf_counter()
+        torch.manual_seed(self.options.seed * 1_000_003 + epoch)  # order and dropout
+        augmentation = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
+        self.model.train()
+        sums: dict[str, float] = {}
+        for index, batch in enumerate(self.train_loader):
+            if index == self.steps_per_epoch:
+                break
+            losses = self._train_step(batch, augmentation)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+        record: dict[str, Any] = {"epoch": epoch + 1, "step": self.step, "learning_rate": self.learning_rate}
+        record |= {f"train/{name}": value / self.steps_per_epoch for name, value in sums.items()}
+        record |= self._validate()
+        self.epochs_done = epoch + 1
+        last = self.epochs_done == self.recipe.epochs
+        if self.options.rollout_episodes and (last or self.epochs_done % self.recipe.rollout_every == 0):
+            record |= self._roll_out()
+        record["seconds"] = time.perf_counter() - start
+        self.history.append(record)
+        self._report(record)
+        self._save(record)
+
+    def _train_step(self, batch: Any, augmentation: torch.Generator) -> dict[str, float]:
+        start = time.perf_counter()
+        self.learning_rate = self._scheduled_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate
+        images = prepare_augmented(
+            batch.frames.to(self.device, non_blocking=True),
+            batch.segments.to(self.device),
+            self.recipe.image,
+            self.recipe.augmentation,
+            augmentation,
+        )
+        losses = self._losses(batch, images)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_gradient_norm)
+        self.optimiser.step()
+        self.step += 1
+        values = {name: float(value.detach()) for name, value in losses._asdict().items()}
+        if not math.isfinite(values["total"]):
+            raise UserError(f"the loss became {values['total']} at step {self.step}; try a smaller --learning-rate")
+        values["gradient_norm"] = float(norm)
+        if self.step % LOG_EVERY_STEPS == 0 or self.step == self.total_steps:
+            duration = time.perf_counter() - start
+            eta = duration * (self.total_steps - self.step)
+            print(
+                f"step {self.step:05d}/{self.total_steps} ({self.step / self.total_steps:.1%}) | loss {values['total']:.4f} | "
+                f"motion {values['motion']:.4f} | gripper {values['gripper']:.4f} | aux {values['auxiliary']:.4f} | "
+                f"lr {self.learning_rate:.1e} | dt {duration:.2f} s | eta {eta / 60:.1f} min",
+                flush=True,
+            )
+            for name, value in values.items():
+                self.writer.add_scalar(f"train/{name}", value, self.step)
+            self.writer.add_scalar("learning_rate", self.learning_rate, self.step)
+        return values
+
+    def _losses(self, batch: Any, images: Tensor) -> Any:
+        language = torch.stack([self.embeddings[text] for text in batch.instructions]).to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            prediction, auxiliary = self.model(images, batch.windows.to(self.device), language)
+        prediction = type(prediction)(*(part.float() for part in prediction))
+        return self.architecture.compute_losses(
+            prediction,
+            batch.actions.to(self.device),
+            batch.mask.to(self.device),
+            auxiliary.float(),
+            batch.positions.to(self.device),
+            self.recipe.gripper_weight,
+            self.recipe.auxiliary_weight,
+        )
+
+    def _scheduled_rate(self) -> float:
+        """Cosine annealing (sec. 4.4.1); with restarts, that many shorter ones in a row."""
+        cycle = math.ceil(self.total_steps / (self.options.restarts + 1))
+        progress = (self.step % cycle) / cycle
+        low, high = self.recipe.min_learning_rate, self.recipe.learning_rate
+        return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Losses on the validation episodes, as the policy will run: no augmentation, no dropout."""
+        if self.valid_loader is None:
+            return {}
+        self.model.eval()
+        sums: dict[str, float] = {}
+        batches = 0
+        for batch in self.valid_loader:
+            losses = self._losses(batch, prepare(batch.frames.to(self.device), self.recipe.image))
+            for name, value in losses._asdict().items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            batches += 1
+        means = {f"valid/{name}": value / batches for name, value in sums.items()}
+        # MSE over 3 position components and the opening, in decimetres: an error in centimetres.
+        means["valid/position_error_cm"] = 10 * math.sqrt(means["valid/auxiliary"])
+        return means
+
+    def _roll_out(self) -> dict[str, float]:
+        """Closed-loop episodes on validation seeds, judged by the verdict; the first goes to TensorBoard."""
+        self.model.eval()
+        if self.simulator is None:
+            self.simulator = Simulator(EnvConfig.from_env_args(self.env_args))
+        actor = PolicyActor(self.model, self.embeddings, self.device)
+        video = self.options.output_dir / "rollout.mp4"
+        results: list[EpisodeResult] = []
+        for index in range(self.options.rollout_episodes):
+            seed = VALIDATION_SEEDS[index]
+            results.append(
+                run_episode(
+                    self.simulator,
+                    actor,
+                    instruction_for(index),
+                    seed,
+                    self.options.rollout_steps,
+                    video if index == 0 else None,
+                )
+            )
+        if video.exists():
+            self.writer._get_file_writer().add_summary(gif_summary("rollout", video), self.step)
+        successes = sum(result.success for result in results)
+        print(f"rollouts: true success {rate(successes, len(results))}")
+        return {
+            "rollout/success": successes / len(results),
+            "rollout/grasped": sum(result.grasped for result in results) / len(results),
+            "rollout/closest_cm": 100 * float(np.mean([result.closest_m for result in results])),
+        }
+
+    def _report(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name.startswith(("valid/", "rollout/")):
+                self.writer.add_scalar(name, value, self.step)
+        self.writer.flush()
+        parts = [
+            f"{name} {record[name]:.4f}"
+            for name in (
+                "train/total",
+                "valid/total",
+                "valid/motion",
+                "valid/gripper_accuracy",
+                "valid/position_error_cm",
+            )
+            if name in record
+        ]
+        print(
+            f"epoch {record['epoch']}/{self.recipe.epochs} | {' | '.join(parts)} | {record['seconds']:.0f} s",
+            flush=True,
+        )
+
+    def _save(self, record: dict[str, Any]) -> None:
+        """`last.pth` always; `best_model.pth` by true success, then by validation loss; a periodic one."""
+        # Success is known only where rollouts ran; an epoch without them competes once none has succeeded.
+        score = (record.get("rollout/success", 0.0), -record.get("valid/total", record["train/total"]))
+        is_best = score > self.best_score
+        self.best_score = max(score, self.best_score)
+        text = f"validation loss {-score[1]:.4f}"
+        if "rollout/success" in record:
+            text = f"true success {score[0]:.0%} of {self.options.rollout_episodes} validation episodes, {text}"
+        policy = {
+            "model_config": self.model_config.to_dict(),
+            "model": {name: value.cpu() for name, value in self.model.state_dict().items()},
+            "vision_identity": self.vision_identity,
+            "text_identity": self.text_identity,
+            "language": self.language,
+            "env_args": self.env_args,
+            "versions": {**installed_versions(), "torch": str(torch.__version__)},
+            "training": {
+                "recipe": dataclasses.asdict(self.recipe),
+                "data_sha256": self.data_hash,
+                "seed": self.options.seed,
+                "steps_per_epoch": self.steps_per_epoch,
+                "epoch": self.epochs_done,
+                "step": self.step,
+                "history": self.history,
+                "best_score": list(self.best_score),
+                "score_text": text,
+            },
+        }
+        if is_best:
+            save_checkpoint(self.best_path, policy)
+        if self.epochs_done % self.recipe.checkpoint_every == 0:
+            save_checkpoint(self.options.output_dir / f"epoch_{self.epochs_done:03d}.pth", policy)
+        save_checkpoint(self.last_path, {**policy, "optimizer": self.optimiser.state_dict()})
+        write_text(self.options.output_dir / "history.json", json.dumps(self.history, indent=1))
+        _plot_history(self.history, self.options.output_dir / "training_curves.png")
+
+    def close(self) -> None:
+        """Release the logs and the simulator."""
+        self.writer.close()
+        if self.simulator is not None:
+            self.simulator.close()
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: always on CUDA, on a CPU only where it multiplies it natively (twice as fast)."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+def _plot_history(history: list[dict[str, Any]], path: Path) -> None:
+    """Figure 2 of the report: losses at the left, learning rate at the right."""
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    epochs = [record["epoch"] for record in history]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name in ("train/total", "valid/total", "train/motion", "valid/motion"):
+        if name in history[0]:
+            left.plot(epochs, [record[name] for record in history], label=name, marker=".")
+    left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Loss")
+    left.legend()
+    right.plot(epochs, [record["learning_rate"] for record in history], marker=".")
+    right.set(xlabel="epoch", ylabel="learning rate", title="Learning rate")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=90)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run_script(main, TrainOptions, __doc__)

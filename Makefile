@@ -1,0 +1,53 @@
+# Every target sees to its own set-up: the virtual environment, the pinned packages and the GL libraries.
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: demo test collect train evaluate web lint setup help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      collect 50 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
+	@echo "make test      run the test suite"
+	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
+	@echo "make lint      ruff and mypy"
+	@echo "make setup     only the environment"
+
+# The stamp is as old as the requirements that were installed.
+.venv/installed: requirements.txt
+	@echo "==> creating .venv and installing requirements.txt (5 GB with torch's CUDA libraries, a few minutes)"
+	$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 12); sys.exit(0 if ok else "error: Python 3.10-3.12 is needed, found %d.%d; run: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+setup: .venv/installed
+	@sh .ci/gl.sh $(RUN)
+
+demo: setup
+	@echo "==> 1/3 collecting 50 demonstrations"
+	$(RUN) 1_collect_demos.py
+	@echo "==> 2/3 training (about 20 minutes on two CPU cores)"
+	$(RUN) 4_train.py --resume
+	@echo "==> 3/3 evaluating on 10 unseen episodes"
+	$(RUN) 5_evaluate.py
+
+collect: setup
+	$(RUN) 1_collect_demos.py
+
+train: setup
+	$(RUN) 4_train.py --resume
+
+evaluate: setup
+	$(RUN) 5_evaluate.py
+
+web: setup
+	$(RUN) web_interface.py
+
+test: setup
+	$(RUN) -m pytest
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+

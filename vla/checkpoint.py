@@ -1,0 +1,90 @@
+"""Checkpoints: tensors and plain types only, written whole or not at all, checked when read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla import stages
+from vla.env import version_drift
+from vla.errors import UserError
+from vla.files import atomic_path
+from vla.text import InstructionEmbeddings
+from vla.weights import Identity, describe
+
+FORMAT_VERSION = 1
+_REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args", "training")
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint; `content` holds at least the keys in `_REQUIRED`."""
+    with atomic_path(path) as temporary:
+        torch.save({"format_version": FORMAT_VERSION, **content}, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read and check a checkpoint.
+
+    Raises:
+        UserError: missing, broken, or of another format.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; train one with: python 4_train.py")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a different type for each way in which a file can be broken
+        raise UserError(
+            f"{path} is not a whole checkpoint ({type(error).__name__}); train again with: python 4_train.py"
+        ) from None
+    found = stored.get("format_version") if isinstance(stored, dict) else None
+    missing = [key for key in _REQUIRED if found == FORMAT_VERSION and key not in stored]
+    if found != FORMAT_VERSION or missing:
+        raise UserError(
+            f"{path} is not a checkpoint of this project: format version {found}, expected {FORMAT_VERSION}"
+            f"{f', lacks {missing}' if missing else ''}; train again with: python 4_train.py"
+        )
+    content: dict[str, Any] = stored
+    return content
+
+
+def build_model(checkpoint: Mapping[str, Any], path: Path) -> nn.Module:
+    """The network of a checkpoint with its weights, in evaluation mode.
+
+    Raises:
+        UserError: the weights are of another architecture.
+    """
+    architecture = stages.model_architecture()
+    model: nn.Module = architecture.VLA(architecture.ModelConfig.from_dict(checkpoint["model_config"]))
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} holds the weights of another architecture ({' '.join(str(error).split())[:160]} ...); "
+            "train again with: python 4_train.py"
+        ) from None
+    return model.eval()
+
+
+def instruction_embeddings(checkpoint: Mapping[str, Any], clip_weights: str) -> InstructionEmbeddings:
+    """The embeddings that travel in the checkpoint, and the encoder behind them for other wordings."""
+    language = checkpoint["language"]
+    known: dict[str, Tensor] = dict(zip(language["texts"], language["embeddings"], strict=True))
+    return InstructionEmbeddings(known, checkpoint["text_identity"], clip_weights)
+
+
+def provenance(checkpoint: Mapping[str, Any]) -> str:
+    """Which weights the policy grew from, in one line for every result."""
+    vision: Identity = checkpoint["vision_identity"]
+    text: Identity = checkpoint["text_identity"]
+    return f"vision {describe(vision)}, text {describe(text)}"
+
+
+def warn_of_drift(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Print a warning where the policy was trained with other versions of the simulator."""
+    drift = version_drift(checkpoint["env_args"])
+    if drift:
+        print(f"WARNING: {path} was trained with other versions ({drift}); its success may drop")

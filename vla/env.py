@@ -1,0 +1,265 @@
+"""The simulator: robosuite's Lift behind a small interface. The only import of robosuite.
+
+robosuite and mujoco are imported when a `Simulator` is made, not with this module, because mujoco
+reads `MUJOCO_GL` at import and that variable is chosen by `vla.gl.select_backend`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from vla import gl
+from vla.errors import UserError
+from vla.verdict import Evidence, measure
+
+ACTION_DIM = 7
+"""Three position deltas, three rotation deltas (axis-angle), one gripper command; all in [-1, 1]."""
+POSITION_SCALE_M = 0.05
+"""Displacement commanded by a position action of 1.0 (robosuite's OSC_POSE `output_max`)."""
+GRIPPER_CLOSE = 1.0
+GRIPPER_OPEN = -1.0
+
+VERSIONED_PACKAGES = ("robosuite", "mujoco", "numpy")
+
+# Seeds of episodes. Disjoint, so that no episode that chose a checkpoint is ever reported as a test.
+TRAIN_SEEDS = range(0, 1_000_000)
+VALIDATION_SEEDS = range(1_000_000, 2_000_000)
+TEST_SEEDS = range(2_000_000, 3_000_000)
+
+
+class SimulationDiverged(Exception):
+    """The physics of this episode cannot be trusted any more (see `Simulator.step`)."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The objects on the table and the one that the instruction speaks of, by robosuite object name."""
+
+    objects: tuple[str, ...] = ("cube",)
+    target: str = "cube"
+
+    def __post_init__(self) -> None:
+        if self.target not in self.objects:
+            raise UserError(f"the scene's target {self.target!r} is not among its objects {self.objects}")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Everything that decides what an episode looks like, apart from its seed."""
+
+    robot: str = "Panda"
+    camera: str = "agentview"
+    image_size_px: int = 224
+    control_freq_hz: int = 20
+    horizon_steps: int = 200
+    model_seed: int = 0
+    """Seeds what robosuite draws once per model: the cube's size."""
+    scene: Scene = field(default_factory=Scene)
+
+    def to_env_args(self) -> str:
+        """JSON in robomimic's layout (`env_name`, `env_version`, `type`, `env_kwargs`) plus our own keys."""
+        kwargs = {
+            "robots": self.robot,
+            "camera_names": [self.camera],
+            "camera_heights": self.image_size_px,
+            "camera_widths": self.image_size_px,
+            "control_freq": self.control_freq_hz,
+            "horizon": self.horizon_steps,
+            "reward_shaping": True,
+            "seed": self.model_seed,
+        }
+        return json.dumps(
+            {
+                "env_name": "Lift",
+                "env_version": version("robosuite"),
+                "type": 1,
+                "env_kwargs": kwargs,
+                "scene": dataclasses.asdict(self.scene),
+                "versions": installed_versions(),
+            }
+        )
+
+    @classmethod
+    def from_env_args(cls, env_args: str) -> EnvConfig:
+        """The configuration that wrote `env_args`."""
+        stored: Mapping[str, Any] = json.loads(env_args)
+        kwargs = stored["env_kwargs"]
+        scene = stored["scene"]
+        return cls(
+            robot=kwargs["robots"],
+            camera=kwargs["camera_names"][0],
+            image_size_px=kwargs["camera_heights"],
+            control_freq_hz=kwargs["control_freq"],
+            horizon_steps=kwargs["horizon"],
+            model_seed=kwargs["seed"],
+            scene=Scene(tuple(scene["objects"]), scene["target"]),
+        )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decide how an episode runs."""
+    return {name: version(name) for name in VERSIONED_PACKAGES}
+
+
+def version_drift(env_args: str) -> str | None:
+    """One line naming the packages that differ from those that `env_args` was written with, or None."""
+    stored = json.loads(env_args).get("versions", {})
+    drift = [
+        f"{name} {stored[name]} there, {now} here"
+        for name, now in installed_versions().items()
+        if name in stored and stored[name] != now
+    ]
+    return "; ".join(drift) or None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known before an action. A policy is given `image` alone; the rest is for expert and recorder."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8, upright RGB of the agent-view camera."""
+    evidence: Evidence
+    eef_quat: np.ndarray
+    """(4,) orientation of the hand, x y z w (robosuite's order)."""
+    gripper_qpos: np.ndarray
+    """(2,) finger joint positions in metres."""
+
+
+class Simulator:
+    """robosuite's Lift with a Panda arm, its parallel gripper and OSC_POSE control.
+
+    Raises:
+        UserError: no GL backend, or a scene that the task does not hold.
+    """
+
+    def __init__(self, config: EnvConfig | None = None) -> None:
+        gl.select_backend()
+        logging.disable(logging.WARNING)  # robosuite's import warns of optional parts that Lift does not use
+        import mujoco
+        import robosuite
+
+        self.config = config or EnvConfig()
+        if self.config.scene.objects != ("cube",):
+            raise UserError(f"Lift holds the object 'cube' only, the scene asks for {self.config.scene.objects}")
+        self._mujoco = mujoco
+        self._env = robosuite.make(
+            "Lift",
+            robots=self.config.robot,
+            controller_configs=robosuite.load_composite_controller_config(controller="BASIC", robot=self.config.robot),
+            control_freq=self.config.control_freq_hz,
+            horizon=self.config.horizon_steps,
+            ignore_done=True,  # the rollout counts the steps
+            hard_reset=False,  # 4 ms instead of 3 s; the model never changes between episodes
+            reward_shaping=True,
+            use_camera_obs=False,  # drawn below, three times faster
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            renderer="mujoco",
+            seed=self.config.model_seed,
+        )
+        logging.disable(logging.NOTSET)
+        self._env.sim.model._model.vis.quality.offsamples = 0
+        self._scratch = mujoco.MjData(self.model)
+        self._renderer = mujoco.Renderer(self.model, self.config.image_size_px, self.config.image_size_px)
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[0] = 0  # collision shapes
+        self._closing_commanded = False
+        self._evidence: Evidence | None = None
+
+    @property
+    def model(self) -> Any:
+        """The `mujoco.MjModel` of this scene."""
+        return self._env.sim.model._model
+
+    @property
+    def data(self) -> Any:
+        """The live `mujoco.MjData`. Positions of bodies lag its `qpos` by a substep after `step`."""
+        return self._env.sim.data._data
+
+    def close(self) -> None:
+        """Release the GL context."""
+        self._renderer.close()
+
+    def reset(self, seed: int) -> Observation:
+        """Start the episode of `seed`: the same seed gives the same episode, in any process."""
+        # robosuite draws from these two generators only; np.random.seed() would seed nothing.
+        self._env.rng = self._env.placement_initializer.rng = np.random.default_rng(seed)
+        self._env.reset()
+        self._closing_commanded = False
+        self._evidence = None
+        return self.observe()
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float]:
+        """Apply `action` (7,) in [-1, 1] for one control step; return what follows and the shaped reward.
+
+        Raises:
+            SimulationDiverged: the action is not finite, or MuJoCo met bad values. MuJoCo itself goes on
+                in silence: it zeroes such an action and resets such a state.
+        """
+        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+            raise SimulationDiverged(f"the action is not {ACTION_DIM} finite numbers: {action}")
+        time_before, warnings_before = self.data.time, self._bad_value_warnings()
+        applied = np.clip(action, -1.0, 1.0).astype(np.float64)
+        _, reward, _, _ = self._env.step(applied)
+        if self._bad_value_warnings() > warnings_before or self.data.time <= time_before:
+            raise SimulationDiverged(f"MuJoCo met bad values and reset itself at t = {time_before:.2f} s")
+        self._closing_commanded = bool(applied[-1] > 0)
+        self._evidence = None
+        return self.observe(), float(reward)
+
+    def observe(self) -> Observation:
+        """The present observation, drawn and measured afresh."""
+        robot = self._env.robots[0]
+        return Observation(
+            image=self.render(),
+            evidence=self.evidence(),
+            eef_quat=np.array(robot._hand_quat["right"] if isinstance(robot._hand_quat, dict) else robot._hand_quat),
+            gripper_qpos=self.data.qpos[self._gripper_addresses()].copy(),
+        )
+
+    def evidence(self) -> Evidence:
+        """What the verdict is judged from, measured on a forward-passed copy of the state."""
+        if self._evidence is None:
+            self._evidence = measure(
+                self.model, self.data, self._scratch, self.config.scene.target, self._closing_commanded
+            )
+        return self._evidence
+
+    def render(self) -> np.ndarray:
+        """(H, W, 3) uint8 upright RGB of the camera, shadows and reflections off (they cost half the time)."""
+        self._renderer.update_scene(self.data, camera=self.config.camera, scene_option=self._options)
+        flags = self._renderer.scene.flags
+        flags[self._mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        return self._renderer.render().copy()
+
+    def state(self) -> np.ndarray:
+        """(1 + nq + nv,) float64: time, positions, velocities (robomimic's `states`)."""
+        return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
+
+    def set_state(self, state: np.ndarray, closing_commanded: bool = False) -> None:
+        """Put the simulator into a recorded `state`; the controller's memory is not part of it."""
+        self._env.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
+        self._env.sim.forward()
+        self._closing_commanded = closing_commanded
+        self._evidence = None
+
+    def model_xml(self) -> str:
+        """The MuJoCo model of this scene as XML text."""
+        return str(self._env.sim.model.get_xml())
+
+    def _bad_value_warnings(self) -> int:
+        kinds = self._mujoco.mjtWarning
+        bad = (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC, kinds.mjWARN_BADCTRL)
+        return sum(int(self.data.warning[kind].number) for kind in bad)
+
+    def _gripper_addresses(self) -> list[int]:
+        return [int(self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0]) for i in (1, 2)]

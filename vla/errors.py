@@ -1,0 +1,49 @@
+"""A user's mistake, told in one line, and the one way in which a script starts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: what is wrong, what was found, which command mends it."""
+
+
+def run_script(main: Callable[[Options], None], options: type[Options], doc: str | None) -> None:
+    """Parse the command line into `options`, run `main`, and exit.
+
+    Exit codes: 0 done, 2 a user's mistake (one line on stderr, no traceback), 130 interrupted.
+    """
+    try:
+        main(_parse(options, doc or ""))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _parse(options: type[Options], doc: str) -> Options:
+    """tyro's parsing, with its boxed error messages folded into one line."""
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(options, description=doc)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        text = " ".join(re.sub(r"[^\x20-\x7e]|─|│", " ", captured.getvalue()).split())
+        raise UserError(text or "the options could not be read; see --help") from None

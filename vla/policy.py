@@ -1,0 +1,97 @@
+"""A trained model as an actor: observation buffer, feature cache, and what is executed of a chunk."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla.env import Observation
+from vla.errors import UserError
+from vla.preprocess import prepare
+from vla.rollout import Decision
+from vla.text import InstructionEmbeddings
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """What is done with the predicted chunks."""
+
+    execute_steps: int = 1
+    """Actions executed of each chunk before the next prediction (report sec. 5.1.2: the first only)."""
+    ensemble_decay: float | None = None
+    """Temporal ensembling (ACT, Zhao et al. 2023): each step executes the mean of all chunks that reach it, the
+    i-th oldest weighted exp(-decay i); None: off. Needs execute_steps 1."""
+
+    def __post_init__(self) -> None:
+        if self.execute_steps < 1:
+            raise UserError(f"--execute-steps must be at least 1, got {self.execute_steps}")
+        if self.ensemble_decay is not None and (self.execute_steps != 1 or self.ensemble_decay < 0):
+            raise UserError("temporal ensembling needs a decay of at least 0 and --execute-steps 1")
+
+
+class PolicyActor:
+    """Drives the arm from images and an instruction alone: `act` reads nothing else of an observation."""
+
+    def __init__(
+        self, model: Any, embeddings: InstructionEmbeddings, device: torch.device, control: ControlConfig | None = None
+    ) -> None:
+        self._model = model
+        self._embeddings = embeddings
+        self._device = device
+        self._control = control or ControlConfig()
+        if self._control.execute_steps > model.config.chunk_size:
+            raise UserError(
+                f"--execute-steps {self._control.execute_steps} is more than the {model.config.chunk_size} actions of a chunk"
+            )
+        self.latencies_ms: list[float] = []
+        """Time from image to action of every step since the last reset."""
+        self.chunk = np.zeros((model.config.chunk_size, 7), dtype=np.float32)
+        """The latest prediction, (K, 7) in [-1, 1]."""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Forget the last episode; `seed` is not used, the policy is deterministic."""
+        self._language = self._embeddings[instruction].to(self._device)[None]
+        self._features: deque[Tensor] = deque(maxlen=self._model.config.observation_horizon)
+        self._chunks: deque[np.ndarray] = deque(maxlen=self._model.config.chunk_size)
+        self._step = 0
+        self.latencies_ms = []
+
+    def act(self, observation: Observation) -> Decision:
+        """Encode the new frame, predict where a prediction is due, and choose this step's action."""
+        start = time.perf_counter()
+        offset = self._step % self._control.execute_steps
+        self._see(observation.image)
+        if offset == 0:
+            self.chunk = self._predict()
+            self._chunks.appendleft(self.chunk)
+        action = self.chunk[offset] if self._control.ensemble_decay is None else self._ensemble()
+        self._step += 1
+        self.latencies_ms.append(1e3 * (time.perf_counter() - start))
+        return Decision(action=action, label=action, phase="policy")
+
+    @torch.inference_mode()
+    def _see(self, image: np.ndarray) -> None:
+        frame = torch.from_numpy(image)[None].to(self._device)
+        feature = self._model.encode(prepare(frame, self._model.config.image))[0]  # (512,)
+        missing = self._features.maxlen if not self._features else 1
+        self._features.extend([feature] * (missing or 1))  # the first frame fills the whole buffer
+
+    @torch.inference_mode()
+    def _predict(self) -> np.ndarray:
+        features = torch.stack(tuple(self._features))[None]  # (1, T, 512)
+        chunk: np.ndarray = self._model.decode(features, self._language).actions()[0].float().cpu().numpy()
+        return chunk
+
+    def _ensemble(self) -> np.ndarray:
+        # Chunk `age` steps old speaks of this step with its action number `age`.
+        votes = np.stack([chunk[age] for age, chunk in enumerate(self._chunks)])
+        oldest_first = np.arange(len(votes))[::-1]
+        weights = np.exp(-(self._control.ensemble_decay or 0.0) * oldest_first)
+        mean: np.ndarray = (weights[:, None] * votes).sum(axis=0) / weights.sum()
+        return mean.astype(np.float32)

@@ -1,0 +1,103 @@
+"""Image -> tensor: the one implementation, for training and for control (report sec. 4.1.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from torch import Tensor
+
+from vla.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Which part of the camera's picture the network sees, and how large."""
+
+    size_px: int = 224
+    """Side of the network's square input."""
+    crop_top: float = 0.0
+    """Top edge of the region of interest, as a fraction of the picture; the camera never moves."""
+    crop_left: float = 0.0
+    crop_size: float = 1.0
+    """Side of the region of interest, as a fraction of the picture."""
+
+    def __post_init__(self) -> None:
+        inside = 0 <= self.crop_top <= 1 - self.crop_size and 0 <= self.crop_left <= 1 - self.crop_size
+        if self.size_px < 32 or not 0 < self.crop_size <= 1 or not inside:
+            raise UserError(f"the region of interest must lie inside the picture and be at least 32 px, got {self}")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the training images; one draw for each segment, shared by its frames."""
+
+    max_shift: float = 0.02
+    """Largest shift along each axis, as a fraction of the picture."""
+    max_brightness: float = 0.1
+    """Largest amount added to every pixel, pixels in [0, 1]."""
+    max_contrast: float = 0.2
+    """Largest relative change of the contrast."""
+
+
+def prepare(images: Tensor, spec: ImageSpec) -> Tensor:
+    """Camera images to network input.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+
+    Returns:
+        (N, 3, S, S) float32, ImageNet-normalised, on the same device.
+    """
+    return _normalise(_crop_resize(_to_unit(images), spec))
+
+
+def prepare_augmented(
+    images: Tensor, segments: Tensor, spec: ImageSpec, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """As `prepare`, with one random shift and colour change for each segment.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        segments: (N,) int64, the segment of each frame: 0, 1, ... in order.
+        generator: on the CPU, so that every device draws the same.
+
+    Returns:
+        (N, 3, S, S) float32, ImageNet-normalised.
+    """
+    limit = round(augmentation.max_shift * images.shape[1])
+    prepared = []
+    for segment in range(int(segments.max()) + 1):
+        part = _to_unit(images[segments == segment])
+        if limit:
+            part = F.pad(part, (limit, limit, limit, limit), mode="replicate")
+        down, right = (int(v) for v in torch.randint(0, 2 * limit + 1, (2,), generator=generator))
+        part = part[:, :, down : down + images.shape[1], right : right + images.shape[2]]
+        contrast, brightness = (2 * torch.rand(2, generator=generator) - 1).tolist()
+        part = _crop_resize(part, spec)
+        part = part * (1 + augmentation.max_contrast * contrast) + augmentation.max_brightness * brightness
+        prepared.append(_normalise(part.clamp(0, 1)))
+    return torch.cat(prepared)
+
+
+def _to_unit(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2).float() / 255  # (N, 3, H, W) in [0, 1]
+
+
+def _crop_resize(images: Tensor, spec: ImageSpec) -> Tensor:
+    height, width = images.shape[-2:]
+    top, left, side = round(spec.crop_top * height), round(spec.crop_left * width), round(spec.crop_size * height)
+    region = images[:, :, top : top + side, left : left + side]
+    if region.shape[-1] == spec.size_px:
+        return region
+    return F.interpolate(region, size=(spec.size_px, spec.size_px), mode="bilinear", antialias=True)
+
+
+def _normalise(images: Tensor) -> Tensor:
+    mean = images.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = images.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

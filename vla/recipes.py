@@ -1,0 +1,59 @@
+"""The two training recipes, side by side. `full` is the report's Table 3; `cpu` is what a laptop can afford."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vla.errors import UserError
+from vla.preprocess import Augmentation, ImageSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of a training run; the defaults are the report's (Table 3, sec. 4.1.2)."""
+
+    image: ImageSpec = field(default_factory=ImageSpec)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    epochs: int = 100
+    batch_windows: int = 8
+    """Windows in a batch (the report's "sequences")."""
+    windows_per_segment: int = 1
+    """Neighbouring windows served together: they share frames, so their number is cheap to raise."""
+    stride: int = 5
+    """Steps between the ends of successive windows."""
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 1e-6
+    weight_decay: float = 1e-5
+    max_gradient_norm: float = 1.0
+    gripper_weight: float = 0.1
+    """Of the gripper's cross-entropy against the motion's MSE (sec. 7.5: a loss of its own)."""
+    auxiliary_weight: float = 1.0
+    """Of the auxiliary head's MSE (decimetres squared)."""
+    checkpoint_every: int = 10
+    """Epochs."""
+    rollout_every: int = 20
+    """Epochs between closed-loop validations."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_windows", "windows_per_segment", "stride", "checkpoint_every", "rollout_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.min_learning_rate <= self.learning_rate:
+            raise UserError(
+                f"--learning-rate must be at least the minimum {self.min_learning_rate}, got {self.learning_rate}"
+            )
+
+
+RECIPES = {
+    "full": Recipe(),
+    # The table's middle at the camera's own resolution: as sharp as 224 px of the whole picture, a third of the cost.
+    "cpu": Recipe(
+        image=ImageSpec(size_px=128, crop_top=20 / 224, crop_left=48 / 224, crop_size=128 / 224),
+        epochs=24,
+        batch_windows=64,
+        windows_per_segment=16,
+        stride=1,
+        learning_rate=3e-4,
+        rollout_every=8,
+    ),
+}

@@ -1,0 +1,71 @@
+"""The one loop that runs an expert or a policy in the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from vla.env import Observation, SimulationDiverged, Simulator
+from vla.verdict import Judge
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An actor's answer to one observation."""
+
+    action: np.ndarray
+    """(7,) float32 in [-1, 1], to execute."""
+    label: np.ndarray
+    """(7,) float32, what a learner should imitate; the same as `action` unless noise was added."""
+    phase: str = ""
+    """What the actor is doing, for people."""
+
+
+class Actor(Protocol):
+    """Whatever can drive the arm."""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode."""
+
+    def act(self, observation: Observation) -> Decision:
+        """Choose the next action."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One control step: what was seen, what was done, what came of it."""
+
+    index: int
+    observation: Observation
+    """Before the action."""
+    state: np.ndarray
+    """(1 + nq + nv,) simulator state before the action."""
+    decision: Decision
+    outcome: Observation
+    """After the action."""
+    reward: float
+
+
+def rollout(sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, judge: Judge) -> Iterator[Step]:
+    """Run one episode, step by step, until success, divergence or `max_steps`.
+
+    `judge` is filled on the way and holds the verdict when the iterator ends.
+    """
+    observation = sim.reset(seed)
+    actor.reset(instruction, seed)
+    for index in range(max_steps):
+        state = sim.state()
+        decision = actor.act(observation)
+        try:
+            outcome, reward = sim.step(decision.action)
+        except SimulationDiverged as error:
+            judge.invalidate(str(error))
+            return
+        judge.update(outcome.evidence)
+        yield Step(index, observation, state, decision, outcome, reward)
+        if judge.success:
+            return
+        observation = outcome

@@ -1,0 +1,132 @@
+"""The frozen CLIP text encoder (report sec. 2.3.2), and the cache of its embeddings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from torch import Tensor, nn
+
+from vla.errors import UserError
+from vla.weights import NONE, Identity, describe, is_reachable, state_hash, untrained
+
+MODEL_NAME = "ViT-B-32"
+EMBEDDING_DIM = 512
+UNTRAINED_SEED = 0
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text transformer, frozen: strings -> (n, 512)."""
+
+    def __init__(self, clip: nn.Module, identity: Identity) -> None:
+        super().__init__()
+        del clip.visual
+        self.clip = clip.eval().requires_grad_(False)
+        self.identity: Identity = {**identity, "sha256": state_hash(self.clip.state_dict())}
+        self._tokenize = open_clip.get_tokenizer(MODEL_NAME)
+
+    @classmethod
+    def load(cls, source: str) -> TextEncoder:
+        """Build the encoder from an open_clip tag, a local file (OpenAI's ViT-B/32), or 'none'.
+
+        Where the tag's weights are neither cached nor reachable, the encoder is untrained, from a fixed seed.
+
+        Raises:
+            UserError: an unknown tag, or a file that does not hold these weights.
+        """
+        if source == NONE:
+            return cls._untrained("--clip-weights none")
+        if Path(source).is_file():
+            return cls._from_file(Path(source), f"file {Path(source).name}")
+        config = open_clip.get_pretrained_cfg(MODEL_NAME, source)
+        if not config:
+            tags = open_clip.list_pretrained_tags_by_model(MODEL_NAME)
+            raise UserError(
+                f"--clip-weights {source}: neither a file nor one of open_clip's tags {tags}; use one, or 'none'"
+            )
+        repository = config.get("hf_hub", "").rstrip("/")
+        cached = _cached(repository)
+        if cached:
+            return cls._from_file(cached, f"open_clip {source}")
+        if not is_reachable(constants.ENDPOINT if repository else config["url"]):
+            return cls._untrained(f"no network for {source}")
+        try:
+            clip = open_clip.create_model(MODEL_NAME, pretrained=source)
+        except (OSError, RuntimeError) as error:
+            return cls._untrained(f"{source} could not be downloaded: {str(error).splitlines()[0]}")
+        return cls(clip, {"source": f"open_clip {source}", "pretrained": True})
+
+    @classmethod
+    def matching(cls, identity: Identity, source: str) -> TextEncoder:
+        """The encoder that a checkpoint was trained with.
+
+        Raises:
+            UserError: `source` gives another one here; its embeddings would mean nothing to the policy.
+        """
+        encoder = cls._untrained(identity["why"]) if not identity["pretrained"] else cls.load(source)
+        if encoder.identity["sha256"] != identity["sha256"]:
+            raise UserError(
+                f"the checkpoint was trained with a text encoder that is {describe(identity)}, but here it is "
+                f"{describe(encoder.identity)}; give the same weights with --clip-weights"
+            )
+        return encoder
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """(n, 512) float32 sentence embeddings."""
+        tokens = self._tokenize(list(texts)).to(next(self.parameters()).device)
+        return self.clip.encode_text(tokens).float()
+
+    @classmethod
+    def _untrained(cls, why: str) -> TextEncoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNTRAINED_SEED)
+            clip = _build(None)
+        return cls(clip, untrained("the text encoder", why, UNTRAINED_SEED))
+
+    @classmethod
+    def _from_file(cls, path: Path, source: str) -> TextEncoder:
+        try:
+            clip = _build(str(path))
+        except Exception as error:  # open_clip raises whatever the format of a broken file provokes
+            raise UserError(
+                f"{path} does not hold CLIP {MODEL_NAME} weights ({type(error).__name__}: {error})"
+            ) from None
+        return cls(clip, {"source": source, "pretrained": True})
+
+
+class InstructionEmbeddings:
+    """Embeddings by instruction; the encoder is loaded for the first unknown one only."""
+
+    def __init__(self, known: Mapping[str, Tensor], identity: Identity, source: str) -> None:
+        self._known = dict(known)
+        self._identity = identity
+        self._source = source
+        self._encoder: TextEncoder | None = None
+
+    def __getitem__(self, instruction: str) -> Tensor:
+        """(512,) raw embedding of one instruction."""
+        if instruction not in self._known:
+            if self._encoder is None:
+                self._encoder = TextEncoder.matching(self._identity, self._source)
+            self._known[instruction] = self._encoder([instruction])[0]
+        return self._known[instruction]
+
+
+def _build(pretrained: str | None) -> nn.Module:
+    """open_clip's model; OpenAI's weights were trained with QuickGELU, which only their tag implies."""
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that no pretrained weights are loaded; so do we
+    return open_clip.create_model(MODEL_NAME, pretrained=pretrained, force_quick_gelu=True)
+
+
+def _cached(repository: str) -> Path | None:
+    for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        found = try_to_load_from_cache(repository, name) if repository else None
+        if isinstance(found, str):
+            return Path(found)
+    return None
