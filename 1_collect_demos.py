@@ -178,7 +178,7 @@ def _rejections(parts: list[Path]) -> list[tuple[int, str]]:
     missing = [part.stem for part in parts if not part.exists()]
     if missing:
         raise UserError(
-            f"{len(missing)} demonstrations failed on all of their {ATTEMPTS_PER_DEMO} seeds ({', '.join(missing[:5])}); "
+            f"{len(missing)} demonstrations failed on all of their {ATTEMPTS_PER_DEMO} seeds, such as {missing[0]}; "
             "use a smaller --noise-std or a larger --max-steps, with --overwrite"
         )
     rejected: list[tuple[int, str]] = []

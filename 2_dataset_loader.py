@@ -95,6 +95,9 @@ class LiftDataset(Dataset[Segment]):
         if not self.segments:
             raise UserError(f"{path}: no successful episode among the {len(names)} selected; see --exclude")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}  # each loader process opens the file for itself
+
     def __len__(self) -> int:
         return len(self.segments)
 
@@ -104,7 +107,7 @@ class LiftDataset(Dataset[Segment]):
 
     def __getitem__(self, index: int) -> Segment:
         name, ends = self.segments[index]
-        if self._file is None:  # opened on first use, so that each loader process has a handle of its own
+        if self._file is None:
             self._file = h5py.File(self.path, "r")
         demo = self._file["data"][name]
         first, last = max(0, ends[0] - self.observation_horizon + 1), ends[-1]

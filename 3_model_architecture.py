@@ -236,7 +236,10 @@ class Losses(NamedTuple):
     motion: Tensor
     gripper: Tensor
     auxiliary: Tensor
-    gripper_accuracy: Tensor
+    first_motion: Tensor
+    """MSE of the chunk's first action alone: the one that control executes."""
+    first_gripper_accuracy: Tensor
+    """Share of windows whose first gripper command is right."""
 
 
 def compute_losses(
@@ -259,10 +262,10 @@ def compute_losses(
     motion = motion_error[mask].mean()
     closing = (actions[..., -1] > 0).float()
     gripper = F.binary_cross_entropy_with_logits(prediction.gripper_logit[mask], closing[mask])
-    agreement = ((prediction.gripper_logit > 0) == (closing > 0))[mask].float().mean()
+    first_accuracy = ((prediction.gripper_logit > 0) == (closing > 0))[:, 0].float().mean()
     position = F.mse_loss(auxiliary, auxiliary_target)
     total = motion + gripper_weight * gripper + auxiliary_weight * position
-    return Losses(total, motion, gripper, position, agreement)
+    return Losses(total, motion, gripper, position, motion_error[:, 0].mean(), first_accuracy)
 
 
 @dataclass(frozen=True)

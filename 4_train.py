@@ -258,8 +258,8 @@ class Trainer:
         )
         self.writer = SummaryWriter(str(self.options.log_dir))
         print(
-            f"device {self.device}, {'bfloat16' if self.autocast else 'float32'} | vision {describe(self.vision_identity)}"
-            f" | text {describe(self.text_identity)}"
+            f"device {self.device}, {'bfloat16' if self.autocast else 'float32'} | "
+            f"vision {describe(self.vision_identity)} | text {describe(self.text_identity)}"
         )
 
     def run_epoch(self, epoch: int) -> None:
@@ -313,9 +313,10 @@ class Trainer:
             duration = time.perf_counter() - start
             eta = duration * (self.total_steps - self.step)
             print(
-                f"step {self.step:05d}/{self.total_steps} ({self.step / self.total_steps:.1%}) | loss {values['total']:.4f} | "
-                f"motion {values['motion']:.4f} | gripper {values['gripper']:.4f} | aux {values['auxiliary']:.4f} | "
-                f"lr {self.learning_rate:.1e} | dt {duration:.2f} s | eta {eta / 60:.1f} min",
+                f"step {self.step:05d}/{self.total_steps} ({self.step / self.total_steps:.1%}) | "
+                f"loss {values['total']:.4f} | motion {values['motion']:.4f} | gripper {values['gripper']:.4f} | "
+                f"aux {values['auxiliary']:.4f} | lr {self.learning_rate:.1e} | "
+                f"dt {duration:.2f} s | eta {eta / 60:.1f} min",
                 flush=True,
             )
             for name, value in values.items():
@@ -404,7 +405,8 @@ class Trainer:
                 "train/total",
                 "valid/total",
                 "valid/motion",
-                "valid/gripper_accuracy",
+                "valid/first_motion",
+                "valid/first_gripper_accuracy",
                 "valid/position_error_cm",
             )
             if name in record

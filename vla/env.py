@@ -35,7 +35,7 @@ VALIDATION_SEEDS = range(1_000_000, 2_000_000)
 TEST_SEEDS = range(2_000_000, 3_000_000)
 
 
-class SimulationDiverged(Exception):
+class SimulationDivergedError(Exception):
     """The physics of this episode cannot be trusted any more (see `Simulator.step`)."""
 
 
@@ -142,7 +142,8 @@ class Simulator:
 
     def __init__(self, config: EnvConfig | None = None) -> None:
         gl.select_backend()
-        logging.disable(logging.WARNING)  # robosuite's import warns of optional parts that Lift does not use
+        # robosuite warns, at import and at every reset, of optional parts that Lift does not use.
+        logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno > logging.WARNING)
         import mujoco
         import robosuite
 
@@ -165,7 +166,6 @@ class Simulator:
             renderer="mujoco",
             seed=self.config.model_seed,
         )
-        logging.disable(logging.NOTSET)
         self._env.sim.model._model.vis.quality.offsamples = 0
         self._scratch = mujoco.MjData(self.model)
         self._renderer = mujoco.Renderer(self.model, self.config.image_size_px, self.config.image_size_px)
@@ -201,16 +201,16 @@ class Simulator:
         """Apply `action` (7,) in [-1, 1] for one control step; return what follows and the shaped reward.
 
         Raises:
-            SimulationDiverged: the action is not finite, or MuJoCo met bad values. MuJoCo itself goes on
+            SimulationDivergedError: the action is not finite, or MuJoCo met bad values. MuJoCo itself goes on
                 in silence: it zeroes such an action and resets such a state.
         """
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
-            raise SimulationDiverged(f"the action is not {ACTION_DIM} finite numbers: {action}")
+            raise SimulationDivergedError(f"the action is not {ACTION_DIM} finite numbers: {action}")
         time_before, warnings_before = self.data.time, self._bad_value_warnings()
         applied = np.clip(action, -1.0, 1.0).astype(np.float64)
         _, reward, _, _ = self._env.step(applied)
         if self._bad_value_warnings() > warnings_before or self.data.time <= time_before:
-            raise SimulationDiverged(f"MuJoCo met bad values and reset itself at t = {time_before:.2f} s")
+            raise SimulationDivergedError(f"MuJoCo met bad values and reset itself at t = {time_before:.2f} s")
         self._closing_commanded = bool(applied[-1] > 0)
         self._evidence = None
         return self.observe(), float(reward)

@@ -47,7 +47,7 @@ class PolicyActor:
         self._control = control or ControlConfig()
         if self._control.execute_steps > model.config.chunk_size:
             raise UserError(
-                f"--execute-steps {self._control.execute_steps} is more than the {model.config.chunk_size} actions of a chunk"
+                f"--execute-steps {self._control.execute_steps} exceeds a chunk's {model.config.chunk_size} actions"
             )
         self.latencies_ms: list[float] = []
         """Time from image to action of every step since the last reset."""

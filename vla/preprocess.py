@@ -36,8 +36,9 @@ class ImageSpec:
 class Augmentation:
     """Random changes of the training images; one draw for each segment, shared by its frames."""
 
-    max_shift: float = 0.02
-    """Largest shift along each axis, as a fraction of the picture."""
+    max_shift: float = 0.005
+    """Largest shift along each axis, as a fraction of the picture. Small on purpose: the camera is fixed, and where
+    a thing stands in the picture is what tells how far away it is."""
     max_brightness: float = 0.1
     """Largest amount added to every pixel, pixels in [0, 1]."""
     max_contrast: float = 0.2

@@ -25,7 +25,7 @@ class Recipe:
     min_learning_rate: float = 1e-6
     weight_decay: float = 1e-5
     max_gradient_norm: float = 1.0
-    gripper_weight: float = 0.1
+    gripper_weight: float = 0.3
     """Of the gripper's cross-entropy against the motion's MSE (sec. 7.5: a loss of its own)."""
     auxiliary_weight: float = 1.0
     """Of the auxiliary head's MSE (decimetres squared)."""
@@ -49,11 +49,11 @@ RECIPES = {
     # The table's middle at the camera's own resolution: as sharp as 224 px of the whole picture, a third of the cost.
     "cpu": Recipe(
         image=ImageSpec(size_px=128, crop_top=20 / 224, crop_left=48 / 224, crop_size=128 / 224),
-        epochs=24,
-        batch_windows=64,
-        windows_per_segment=16,
+        epochs=15,
+        batch_windows=48,
+        windows_per_segment=8,
         stride=1,
         learning_rate=3e-4,
-        rollout_every=8,
+        rollout_every=5,
     ),
 }

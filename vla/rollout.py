@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vla.env import Observation, SimulationDiverged, Simulator
+from vla.env import Observation, SimulationDivergedError, Simulator
 from vla.verdict import Judge
 
 
@@ -61,7 +61,7 @@ def rollout(sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps
         decision = actor.act(observation)
         try:
             outcome, reward = sim.step(decision.action)
-        except SimulationDiverged as error:
+        except SimulationDivergedError as error:
             judge.invalidate(str(error))
             return
         judge.update(outcome.evidence)

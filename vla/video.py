@@ -85,10 +85,12 @@ def step_frame(step: Step, judge: Judge, instruction: str) -> np.ndarray:
 
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
     """Write `frames` (H, W, 3) uint8 as H.264 at 20 fps, real time; the file is whole or absent."""
-    with atomic_path(path) as temporary:
-        with imageio.get_writer(temporary, format="FFMPEG", fps=FPS, codec="libx264", macro_block_size=16) as writer:
-            for frame in frames:
-                writer.append_data(frame)
+    with (
+        atomic_path(path) as temporary,
+        imageio.get_writer(temporary, format="FFMPEG", fps=FPS, codec="libx264", macro_block_size=16) as writer,
+    ):
+        for frame in frames:
+            writer.append_data(frame)
 
 
 def gif_summary(tag: str, video: Path) -> Summary:

@@ -1,0 +1,70 @@
+"""Shared by all tests: one real simulator, one expert episode, one small file of demonstrations."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vla.demos import merge
+from vla.env import EnvConfig, Simulator
+from vla.expert import ExpertActor, ExpertConfig
+from vla.instructions import instruction_for
+from vla.recorder import RecordTask, record
+from vla.rollout import Step, rollout
+from vla.verdict import Judge
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def sim() -> Iterator[Simulator]:
+    simulator = Simulator()
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture(scope="session")
+def expert_episode(sim: Simulator) -> tuple[list[Step], Judge]:
+    """An expert episode without noise, and its verdict."""
+    judge = Judge()
+    steps = list(rollout(sim, ExpertActor(ExpertConfig(noise_std=0.0)), "Pick up the cube", 3, 200, judge))
+    return steps, judge
+
+
+@pytest.fixture(scope="session")
+def demo_file(sim: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three demonstrations, written the way the collection writes them."""
+    folder = tmp_path_factory.mktemp("demos")
+    parts = []
+    for index in range(3):
+        task = RecordTask(folder / f"{index}.hdf5", instruction_for(index), (index, index + 100), 200, ExpertConfig())
+        record(sim, task)
+        parts.append(task.part)
+    output = folder / "demos.hdf5"
+    attributes = {"env_args": EnvConfig().to_env_args(), "collection": json.dumps({}), "rejected": json.dumps([])}
+    merge(parts, output, attributes)
+    return output
+
+
+def run_script(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts as a user would."""
+    command = [sys.executable, *(str(argument) for argument in arguments)]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env, check=False)
+
+
+def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, and exactly one line on stderr that says what is wrong."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]

@@ -1,0 +1,270 @@
+"""The network: its size, its gradients, its loss, and that control runs what training trained."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from vla import stages
+from vla.checkpoint import load_checkpoint, save_checkpoint
+from vla.env import Observation, Simulator
+from vla.errors import UserError
+from vla.instructions import INSTRUCTIONS
+from vla.policy import ControlConfig, PolicyActor
+from vla.preprocess import ImageSpec, prepare
+from vla.text import InstructionEmbeddings, TextEncoder
+from vla.weights import is_reachable, load_vision_weights
+
+architecture, loader = stages.model_architecture(), stages.dataset_loader()
+SMALL = architecture.ModelConfig(image=ImageSpec(size_px=64))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def text() -> TextEncoder:
+    return TextEncoder.load("none")
+
+
+@pytest.fixture
+def model(text: TextEncoder) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network: torch.nn.Module = architecture.VLA(SMALL)
+    network.fit_language(text(INSTRUCTIONS))
+    return network
+
+
+@pytest.fixture(scope="module")
+def batch(demo_file: Path) -> Any:
+    dataset = loader.LiftDataset(demo_file, ["demo_0", "demo_1"], 5, 4)
+    return loader.collate([dataset[0], dataset[2], dataset[5]])
+
+
+def _losses(model: torch.nn.Module, batch: Any, text: TextEncoder) -> Any:
+    language = text(batch.instructions)
+    prediction, auxiliary = model(prepare(batch.frames, SMALL.image), batch.windows, language)
+    return architecture.compute_losses(prediction, batch.actions, batch.mask, auxiliary, batch.positions, 0.3, 1.0)
+
+
+def _count(module: torch.nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def test_parameters_are_near_the_reports_table_1(text: TextEncoder) -> None:
+    model = architecture.VLA(architecture.ModelConfig())
+    assert _count(text) == pytest.approx(63.4, abs=0.05)
+    assert _count(model.vision) == pytest.approx(11.2, abs=0.3)
+    assert _count(model.fusion) == pytest.approx(2.1, abs=0.05)
+    assert _count(model.decoder) == pytest.approx(8.3, abs=0.3)
+    assert _count(model) == pytest.approx(21.6, abs=0.3)
+    assert _count(model) + _count(text) == pytest.approx(85.0, abs=0.3)
+    average = architecture.VLA(architecture.ModelConfig(pooling="average"))
+    assert _count(average.vision) == pytest.approx(11.2, abs=0.05)
+    assert "| Total model size" in architecture.parameter_table(model, text)
+
+
+def test_shapes(model: torch.nn.Module, text: TextEncoder) -> None:
+    images = torch.zeros(12, 3, 64, 64)
+    windows = torch.arange(20).reshape(2, 10) % 12
+    prediction, auxiliary = model(images, windows, text(INSTRUCTIONS[:2]))
+    assert prediction.actions().shape == (2, 10, 7)
+    assert prediction.actions().abs().max() <= 1
+    assert auxiliary.shape == (12, 4)
+    assert model.encode(images).shape == (12, 512)
+
+
+def test_gradients_reach_everything_but_clip(model: torch.nn.Module, text: TextEncoder, batch: Any) -> None:
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    _losses(model, batch, text).total.backward()
+    optimiser.step()
+    still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in text.parameters())
+
+
+def test_one_batch_can_be_learned(model: torch.nn.Module, text: TextEncoder, batch: Any) -> None:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    first = None
+    for _ in range(60):
+        losses = _losses(model, batch, text)
+        first = first or float(losses.motion.detach())
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+    assert float(losses.motion) < 0.25 * first
+    assert float(losses.gripper) < 0.15
+
+
+def test_padding_counts_nowhere(model: torch.nn.Module, text: TextEncoder, batch: Any) -> None:
+    model.eval()
+    mask = batch.mask.clone()
+    mask[:, 6:] = False
+    padded = batch._replace(mask=mask)
+    garbage = padded._replace(actions=torch.where(mask[..., None], batch.actions, torch.full((), -1.0)))
+    assert float(_losses(model, padded, text).total) == float(_losses(model, garbage, text).total)
+
+
+def test_instruction_reaches_the_action(model: torch.nn.Module, text: TextEncoder) -> None:
+    model.eval()
+    features = model.encode(torch.randn(1, 3, 64, 64)).repeat(10, 1)[None]
+    chunks = [model.decode(features, text([words])).motion for words in INSTRUCTIONS[:2]]
+    assert (chunks[0] - chunks[1]).abs().max() > 1e-3
+
+
+def test_untrained_text_encoder_is_repeatable_and_tells_instructions_apart(text: TextEncoder) -> None:
+    again = TextEncoder.load("none")
+    assert again.identity == text.identity
+    embeddings = torch.nn.functional.normalize(text(INSTRUCTIONS), dim=-1)
+    cosine = embeddings @ embeddings.T - 2 * torch.eye(8)
+    assert cosine.max() < 0.99
+
+
+def test_language_normalisation_spreads_instructions(model: torch.nn.Module, text: TextEncoder) -> None:
+    spread = (text(INSTRUCTIONS) - model.language_mean) / model.language_scale
+    assert spread.square().mean() == pytest.approx(1.0, rel=1e-3)
+    torch.testing.assert_close(spread.mean(dim=0), torch.zeros(512), atol=1e-4, rtol=0)
+
+
+class _Recorded:
+    """An observation of which the policy may read nothing but the image."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+
+
+def _actor(model: torch.nn.Module, text: TextEncoder, control: ControlConfig | None = None) -> PolicyActor:
+    embeddings = InstructionEmbeddings(dict(zip(INSTRUCTIONS, text(INSTRUCTIONS), strict=True)), text.identity, "none")
+    return PolicyActor(model.eval(), embeddings, CPU, control)
+
+
+def test_control_computes_what_training_computes(model: torch.nn.Module, text: TextEncoder, demo_file: Path) -> None:
+    """The buffer, the cache and the preprocessing of control against whole windows of the dataset."""
+    dataset = loader.LiftDataset(demo_file, ["demo_0"], 1, 25)
+    segment = dataset[0]
+    model.eval()
+    with torch.inference_mode():
+        language = text([segment.instruction] * len(segment.windows))
+        expected = model(prepare(segment.frames, SMALL.image), segment.windows, language)[0].actions()
+    actor = _actor(model, text)
+    actor.reset(segment.instruction, 0)
+    for row, frame in enumerate(segment.frames):
+        decision = actor.act(_Recorded(frame.numpy()))
+        np.testing.assert_allclose(actor.chunk, expected[row], atol=2e-4)
+        np.testing.assert_array_equal(decision.action, actor.chunk[0])
+
+
+def test_execute_steps_follow_the_chunk(model: torch.nn.Module, text: TextEncoder, demo_file: Path) -> None:
+    with h5py.File(demo_file) as file:
+        images = file["data/demo_0/images"][:7]
+    actor = _actor(model, text, ControlConfig(execute_steps=3))
+    actor.reset(INSTRUCTIONS[0], 0)
+    chunks, actions = [], []
+    for image in images:
+        actions.append(actor.act(_Recorded(image)).action)
+        chunks.append(actor.chunk)
+    for step, action in enumerate(actions):
+        np.testing.assert_array_equal(action, chunks[step - step % 3][step % 3])
+    assert not np.array_equal(chunks[0], chunks[3])
+
+
+def test_temporal_ensembling_averages_the_chunks_that_reach_a_step(
+    model: torch.nn.Module, text: TextEncoder, demo_file: Path
+) -> None:
+    with h5py.File(demo_file) as file:
+        images = file["data/demo_0/images"][:3]
+    actor = _actor(model, text, ControlConfig(ensemble_decay=0.5))
+    actor.reset(INSTRUCTIONS[0], 0)
+    chunks = []
+    for image in images:
+        action = actor.act(_Recorded(image)).action
+        chunks.append(actor.chunk)
+    weights = np.exp(-0.5 * np.arange(3))  # the oldest chunk first, as in ACT
+    votes = np.stack([chunks[0][2], chunks[1][1], chunks[2][0]])
+    np.testing.assert_allclose(action, (weights[:, None] * votes).sum(0) / weights.sum(), rtol=1e-5)
+
+
+def test_actions_do_not_need_the_auxiliary_head(model: torch.nn.Module, text: TextEncoder, sim: Simulator) -> None:
+    observation: Observation = sim.reset(0)
+    actor = _actor(model, text)
+    actor.reset(INSTRUCTIONS[0], 0)
+    before = actor.act(observation).action
+    del model.auxiliary
+    actor.reset(INSTRUCTIONS[0], 0)
+    np.testing.assert_array_equal(before, actor.act(observation).action)
+
+
+def test_hub_that_never_answers_is_given_up_within_5_seconds() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        accepted = threading.Thread(target=server.accept, daemon=True)
+        accepted.start()
+        start = time.perf_counter()
+        assert not is_reachable(f"http://127.0.0.1:{server.getsockname()[1]}/weights")
+        assert time.perf_counter() - start < 5
+    assert not is_reachable("http://127.0.0.1:9/weights")
+
+
+def test_vision_weights_from_a_local_file(tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(1)
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    path = tmp_path / "resnet.pth"
+    torch.save(state, path)
+    model = architecture.VLA(SMALL)
+    identity = load_vision_weights(model.vision, str(path))
+    assert identity["pretrained"]
+    assert torch.equal(model.vision.stem[0].weight, state["conv1.weight"])
+    assert torch.equal(model.vision.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+    torch.save({"wrong": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match="does not hold ResNet18"):
+        load_vision_weights(model.vision, str(path))
+    path.write_bytes(b"no weights at all")
+    with pytest.raises(UserError, match="not a file of weights"):
+        load_vision_weights(model.vision, str(path))
+    with pytest.raises(UserError, match="IMAGENET1K_V1"):
+        load_vision_weights(model.vision, "imagenet")
+
+
+def test_text_weights_from_a_local_file_and_their_mismatch(text: TextEncoder, tmp_path: Path) -> None:
+    import open_clip
+
+    torch.manual_seed(5)
+    path = tmp_path / "clip.pt"
+    torch.save(open_clip.create_model("ViT-B-32").state_dict(), path)
+    loaded = TextEncoder.load(str(path))
+    assert loaded.identity["pretrained"]
+    assert loaded.identity["sha256"] != text.identity["sha256"]
+    assert TextEncoder.matching(loaded.identity, str(path)).identity == loaded.identity
+    with pytest.raises(UserError, match="trained with a text encoder"):
+        TextEncoder.matching(loaded.identity, "none")
+    path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="does not hold CLIP"):
+        TextEncoder.load(str(path))
+    with pytest.raises(UserError, match="neither a file nor one of open_clip's tags"):
+        TextEncoder.load("no-such-tag")
+
+
+def test_checkpoint_is_whole_or_absent_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_checkpoint(path)
+    with pytest.raises(AttributeError):
+        save_checkpoint(path, {"unpicklable": lambda: 0})
+    assert list(tmp_path.iterdir()) == []
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(UserError, match="format version None"):
+        load_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        load_checkpoint(path)
