@@ -58,7 +58,7 @@ class CollectOptions:
     video_episodes: tuple[int, ...] = (10,)
     """Demonstrations, counted from 1, to make a video of; none: give the option without a value."""
     overwrite: bool = False
-    """Replace an existing file, and forget an interrupted collection."""
+    """Replace an existing file, and forget a collection that was interrupted with other options."""
 
     def __post_init__(self) -> None:
         if self.num_episodes < 1:
@@ -105,11 +105,8 @@ def main(options: CollectOptions) -> None:
 
 
 def _is_complete(options: CollectOptions) -> bool:
-    """Whether the file is already there with these settings; `--overwrite` removes it."""
-    if options.overwrite:
-        options.output.unlink(missing_ok=True)
-        shutil.rmtree(_parts_dir(options), ignore_errors=True)
-    if not options.output.exists():
+    """Whether the file is already there with these settings; with `--overwrite` it is replaced in the end."""
+    if options.overwrite or not options.output.exists():
         return False
     with open_demos(options.output) as file:
         found = collection_settings(file)
@@ -131,10 +128,12 @@ def _prepare_parts(options: CollectOptions) -> list[Path]:
     folder = _parts_dir(options)
     settings = folder / "settings.json"
     if settings.exists() and json.loads(settings.read_text()) != options.settings():
-        raise UserError(
-            f"{folder} holds an interrupted collection with {json.loads(settings.read_text())}, asked for "
-            f"{options.settings()}; repeat that command to finish it, or add --overwrite to forget it"
-        )
+        if not options.overwrite:
+            raise UserError(
+                f"{folder} holds an interrupted collection with {json.loads(settings.read_text())}, asked for "
+                f"{options.settings()}; repeat that command to finish it, or add --overwrite to forget it"
+            )
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(settings, json.dumps(options.settings()))
     return [folder / f"demo_{index:05d}.hdf5" for index in range(options.num_episodes)]
@@ -202,4 +201,4 @@ def _write_videos(file: h5py.File, options: CollectOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, CollectOptions, __doc__)
+    run_script(main, CollectOptions, __doc__, "run the same command again; it continues with what is recorded")

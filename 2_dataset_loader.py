@@ -146,7 +146,7 @@ def collate(segments: list[Segment]) -> Batch:
 
 def make_loader(
     dataset: LiftDataset, batch_windows: int, windows_per_segment: int, workers: int, shuffle: bool, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """Batches of about `batch_windows` windows, read by `workers` processes (0: by this one).
 
     The order comes from torch's global generator at the start of each epoch.

@@ -116,12 +116,14 @@ class KeypointPooling(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         height, width = maps.shape[-2:]
-        scores = self.norm(maps).flatten(2).float() * self.temperature.view(1, -1, 1)
-        attention = scores.softmax(dim=-1)  # (N, C, h*w)
         rows = torch.linspace(-1, 1, height, device=maps.device).repeat_interleave(width)
         columns = torch.linspace(-1, 1, width, device=maps.device).repeat(height)
-        positions = attention @ torch.stack([rows, columns], dim=-1)  # (N, C, 2)
-        return self.project(positions.flatten(1))
+        # In float32 throughout: bfloat16's 8 bits would round a position to a quarter of a pixel.
+        with torch.autocast(maps.device.type, enabled=False):
+            scores = self.norm(maps.float()).flatten(2) * self.temperature.view(1, -1, 1)
+            attention = scores.softmax(dim=-1)  # (N, C, h*w)
+            positions = torch.cat([(attention * rows).sum(dim=-1), (attention * columns).sum(dim=-1)], dim=-1)
+            return self.project(positions)  # (N, 2C) -> (N, D)
 
 
 class CrossAttentionFusion(nn.Module):

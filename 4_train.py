@@ -67,7 +67,7 @@ class TrainOptions:
     """Initial learning rate."""
     rollout_every: int | None = None
     """Epochs between closed-loop validations."""
-    rollout_episodes: int = 5
+    rollout_episodes: int = 10
     """Episodes of a closed-loop validation, on seeds that no test uses; 0: none."""
     rollout_steps: int = 120
     """Control steps of a validation episode at most."""
@@ -241,9 +241,9 @@ class Trainer:
         self.model = build_model(stored, self.last_path)
         self.vision_identity, self.text_identity = stored["vision_identity"], stored["text_identity"]
         self.language = stored["language"]
+        self.step, self.epochs_done = training["step"], training["epoch"]
         self._make_optimiser()
         self.optimiser.load_state_dict(stored["optimizer"])
-        self.step, self.epochs_done = training["step"], training["epoch"]
         self.history = training["history"]
         self.best_score = tuple(training["best_score"])
         print(f"resuming after epoch {self.epochs_done} of {self.recipe.epochs}")
@@ -256,7 +256,8 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
         )
-        self.writer = SummaryWriter(str(self.options.log_dir))
+        # Hides what an earlier run, or the epoch that was cut short, logged from this step on.
+        self.writer = SummaryWriter(str(self.options.log_dir), purge_step=self.step)
         print(
             f"device {self.device}, {'bfloat16' if self.autocast else 'float32'} | "
             f"vision {describe(self.vision_identity)} | text {describe(self.text_identity)}"
@@ -264,7 +265,8 @@ class Trainer:
 
     def run_epoch(self, epoch: int) -> None:
         """Train, validate, roll out where it is due, and write the checkpoints."""
-        start = time.perf_counter()
+        start = self._logged_at = time.perf_counter()
+        self._logged_step = self.step
         torch.manual_seed(self.options.seed * 1_000_003 + epoch)  # order and dropout
         augmentation = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
         self.model.train()
@@ -288,7 +290,6 @@ class Trainer:
         self._save(record)
 
     def _train_step(self, batch: Any, augmentation: torch.Generator) -> dict[str, float]:
-        start = time.perf_counter()
         self.learning_rate = self._scheduled_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
@@ -310,7 +311,8 @@ class Trainer:
             raise UserError(f"the loss became {values['total']} at step {self.step}; try a smaller --learning-rate")
         values["gradient_norm"] = float(norm)
         if self.step % LOG_EVERY_STEPS == 0 or self.step == self.total_steps:
-            duration = time.perf_counter() - start
+            duration = (time.perf_counter() - self._logged_at) / max(1, self.step - self._logged_step)
+            self._logged_at, self._logged_step = time.perf_counter(), self.step
             eta = duration * (self.total_steps - self.step)
             print(
                 f"step {self.step:05d}/{self.total_steps} ({self.step / self.total_steps:.1%}) | "
@@ -487,4 +489,4 @@ def _plot_history(history: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, TrainOptions, __doc__)
+    run_script(main, TrainOptions, __doc__, "continue after the last finished epoch with the same command and --resume")

@@ -52,10 +52,12 @@ def demo_file(sim: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def run_script(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run_script(
+    *arguments: str | Path, cwd: Path = ROOT, timeout: float = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run one of the scripts as a user would."""
     command = [sys.executable, *(str(argument) for argument in arguments)]
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env, check=False)
 
 

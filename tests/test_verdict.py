@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_hold_must_be_unbroken(expert_episode: tuple[list[Step], Judge]) -> None
     ],
 )
 def test_each_condition_alone_rejects(
-    expert_episode: tuple[list[Step], Judge], condition: str, change: dict[str, float]
+    expert_episode: tuple[list[Step], Judge], condition: str, change: dict[str, Any]
 ) -> None:
     held = expert_episode[0][-1].outcome.evidence
     assert all(check(held, Thresholds(), 0.0).values())

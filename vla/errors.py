@@ -21,7 +21,12 @@ class UserError(Exception):
     """A mistake that the user can mend: what is wrong, what was found, which command mends it."""
 
 
-def run_script(main: Callable[[Options], None], options: type[Options], doc: str | None) -> None:
+def run_script(
+    main: Callable[[Options], None],
+    options: type[Options],
+    doc: str | None,
+    on_interrupt: str = "run the same command again; it starts over, and nothing was written",
+) -> None:
     """Parse the command line into `options`, run `main`, and exit.
 
     Exit codes: 0 done, 2 a user's mistake (one line on stderr, no traceback), 130 interrupted.
@@ -32,7 +37,7 @@ def run_script(main: Callable[[Options], None], options: type[Options], doc: str
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to continue", file=sys.stderr)
+        print(f"interrupted: {on_interrupt}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -15,7 +15,7 @@ from vla.policy import ControlConfig, PolicyActor
 from vla.rollout import rollout
 from vla.stats import markdown_table, rate
 from vla.verdict import Judge
-from vla.video import step_frame, write_video
+from vla.video import episode_frames, write_video
 from vla.workers import simulator
 
 
@@ -68,13 +68,7 @@ def run_episode(
     judge = Judge()
     steps = list(rollout(sim, actor, instruction, seed, max_steps, judge))
     if video is not None and steps:
-        # `judge` is one object that has moved on: judge again, so that each frame shows its own step.
-        replayed = Judge()
-        frames = []
-        for step in steps:
-            replayed.update(step.outcome.evidence)
-            frames.append(step_frame(step, replayed, instruction))
-        write_video(video, frames)
+        write_video(video, episode_frames(steps, instruction))
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
     grasped = [outcome.is_grasped(judge.limits) for outcome in outcomes]

@@ -32,6 +32,11 @@ class ExpertConfig:
     """Fraction of the remaining distance commanded per step (1.0: an action of 1 per 5 cm)."""
     noise_std: float = 0.4
     """Standard deviation of the position noise before the grasp, in action units; 0 switches it off."""
+    noise_range_m: float = 0.10
+    """Nearer to the cube than this, the noise shrinks with the distance: wide excursions on the way, and small
+    ones at the cube, where the same noise would only put off the grasp."""
+    noise_floor: float = 0.35
+    """Fraction of the noise that is left at the cube."""
     noise_correlation: float = 0.8
     """Of successive noise samples: correlated noise carries the arm further off the straight path."""
 
@@ -62,7 +67,7 @@ class ExpertActor:
         label = self._action(evidence)
         executed = label.copy()
         if self.config.noise_std > 0 and label[-1] < 0:
-            executed[:3] = np.clip(label[:3] + self.config.noise_std * self._next_noise(), -1.0, 1.0)
+            executed[:3] = np.clip(label[:3] + self._noise_scale(evidence) * self._next_noise(), -1.0, 1.0)
         return Decision(action=executed, label=label, phase=self.phase)
 
     def _next_phase(self, e: Evidence) -> str:
@@ -103,6 +108,10 @@ class ExpertActor:
         action[:3] = np.clip(config.gain * move / POSITION_SCALE_M, -1.0, 1.0)
         action[-1] = gripper
         return action
+
+    def _noise_scale(self, e: Evidence) -> float:
+        distance = float(np.linalg.norm(e.gripper_pos - e.cube_pos))
+        return self.config.noise_std * max(self.config.noise_floor, min(1.0, distance / self.config.noise_range_m))
 
     def _next_noise(self) -> np.ndarray:
         rho = self.config.noise_correlation

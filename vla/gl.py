@@ -12,6 +12,7 @@ import sys
 from vla.errors import UserError
 
 BACKENDS = ("egl", "osmesa")
+_TRIED = "VLA_GL_TRIED"
 INSTALL_HINT = "apt-get install -y libegl1 libgl1 libgl1-mesa-dri libglib2.0-0"
 # cv2 as well: robosuite imports it, and it needs libGL and libglib.
 _PROBE = (
@@ -24,21 +25,23 @@ def select_backend() -> str:
     """Set `MUJOCO_GL` for this process and its children, and return it.
 
     Must run before `mujoco` is imported, because mujoco reads the variable at import. A value that
-    the user has set is used untouched (`glfw` draws to a screen).
+    the user has set is tried too, and never replaced.
 
     Raises:
-        UserError: no backend can draw on this machine.
+        UserError: no backend, or not the one that the user has set, can draw on this machine.
     """
-    chosen = os.environ.get("MUJOCO_GL")
-    if not chosen:
-        chosen = next((name for name in BACKENDS if _draws(name)), None)
-        if chosen is None:
-            raise UserError(
-                f"no OpenGL backend works here (tried {', '.join(BACKENDS)}), so no image can be drawn; "
-                f"run: {INSTALL_HINT}"
-            )
-        os.environ["MUJOCO_GL"] = chosen
-    os.environ.setdefault("PYOPENGL_PLATFORM", chosen)
+    wanted = os.environ.get("MUJOCO_GL")
+    if wanted and wanted == os.environ.get(_TRIED):  # a parent process has tried it
+        return wanted
+    candidates = (wanted,) if wanted else BACKENDS
+    chosen = next((name for name in candidates if _draws(name)), None)
+    if chosen is None:
+        how = (
+            f"MUJOCO_GL={wanted} does not work" if wanted else f"no OpenGL backend works (tried {', '.join(BACKENDS)})"
+        )
+        raise UserError(f"{how} here, so no image can be drawn; run: {INSTALL_HINT}")
+    os.environ["MUJOCO_GL"] = os.environ[_TRIED] = chosen
+    os.environ["PYOPENGL_PLATFORM"] = chosen
     return chosen
 
 

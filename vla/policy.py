@@ -36,7 +36,7 @@ class ControlConfig:
 
 
 class PolicyActor:
-    """Drives the arm from images and an instruction alone: `act` reads nothing else of an observation."""
+    """Drives the arm from images and an instruction alone."""
 
     def __init__(
         self, model: Any, embeddings: InstructionEmbeddings, device: torch.device, control: ControlConfig | None = None
@@ -63,10 +63,14 @@ class PolicyActor:
         self.latencies_ms = []
 
     def act(self, observation: Observation) -> Decision:
-        """Encode the new frame, predict where a prediction is due, and choose this step's action."""
+        """The next action; of the observation only the image is used."""
+        return self.act_on_image(observation.image)
+
+    def act_on_image(self, image: np.ndarray) -> Decision:
+        """Encode (H, W, 3) uint8, predict where a prediction is due, and choose this step's action."""
         start = time.perf_counter()
         offset = self._step % self._control.execute_steps
-        self._see(observation.image)
+        self._see(image)
         if offset == 0:
             self.chunk = self._predict()
             self._chunks.appendleft(self.chunk)

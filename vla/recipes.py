@@ -49,7 +49,7 @@ RECIPES = {
     # The table's middle at the camera's own resolution: as sharp as 224 px of the whole picture, a third of the cost.
     "cpu": Recipe(
         image=ImageSpec(size_px=128, crop_top=20 / 224, crop_left=48 / 224, crop_size=128 / 224),
-        epochs=15,
+        epochs=10,
         batch_windows=48,
         windows_per_segment=8,
         stride=1,

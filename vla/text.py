@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -26,7 +27,7 @@ class TextEncoder(nn.Module):
     def __init__(self, clip: nn.Module, identity: Identity) -> None:
         super().__init__()
         del clip.visual
-        self.clip = clip.eval().requires_grad_(False)
+        self.clip: Any = clip.eval().requires_grad_(False)
         self.identity: Identity = {**identity, "sha256": state_hash(self.clip.state_dict())}
         self._tokenize = open_clip.get_tokenizer(MODEL_NAME)
 
@@ -80,7 +81,8 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """(n, 512) float32 sentence embeddings."""
         tokens = self._tokenize(list(texts)).to(next(self.parameters()).device)
-        return self.clip.encode_text(tokens).float()
+        embeddings: Tensor = self.clip.encode_text(tokens)
+        return embeddings.float()
 
     @classmethod
     def _untrained(cls, why: str) -> TextEncoder:

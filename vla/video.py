@@ -48,7 +48,7 @@ def annotate(image: np.ndarray, caption: Caption) -> np.ndarray:
         (f"“{caption.instruction}”", _INK),
         (f"step {caption.step:3d}   phase {caption.phase or '-'}", _INK),
         (f"gripper command {caption.gripper_command:+.2f} ({command})", _INK),
-        (f"cube {100 * evidence.height_m:5.1f} cm above the table", _INK),
+        (f"cube {max(0.0, 100 * evidence.height_m):5.1f} cm above the table", _INK),
         (f"fingers touching: {' and '.join(touching) or 'none'}", _INK),
         ("", _INK),
         ("verdict", _DIM),
@@ -83,19 +83,23 @@ def step_frame(step: Step, judge: Judge, instruction: str) -> np.ndarray:
     return annotate(step.observation.image, caption)
 
 
+def episode_frames(steps: Iterable[Step], instruction: str) -> Iterator[np.ndarray]:
+    """The annotated frames of a finished episode, judged again step by step: its own judge has moved on."""
+    judge = Judge()
+    for step in steps:
+        judge.update(step.outcome.evidence)
+        yield step_frame(step, judge, instruction)
+
+
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
     """Write `frames` (H, W, 3) uint8 as H.264 at 20 fps, real time; the file is whole or absent."""
-    with (
-        atomic_path(path) as temporary,
-        imageio.get_writer(temporary, format="FFMPEG", fps=FPS, codec="libx264", macro_block_size=16) as writer,
-    ):
-        for frame in frames:
-            writer.append_data(frame)
+    with atomic_path(path) as temporary:
+        imageio.mimwrite(temporary, list(frames), format="FFMPEG", fps=FPS, codec="libx264", macro_block_size=16)
 
 
 def gif_summary(tag: str, video: Path) -> Summary:
     """A written video as a TensorBoard image that moves (every third frame, half size)."""
-    frames = [Image.fromarray(frame[::2, ::2]) for frame in imageio.get_reader(video)][::3]
+    frames = [Image.fromarray(frame[::2, ::2]) for frame in imageio.mimread(video, memtest=False)[::3]]
     gif = io.BytesIO()
     frames[0].save(gif, format="GIF", save_all=True, append_images=frames[1:], duration=3000 // FPS, loop=0)
     image = Summary.Image(encoded_image_string=gif.getvalue(), height=frames[0].height, width=frames[0].width)

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -19,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from vla.checkpoint import build_model, instruction_embeddings
-from vla.env import TEST_SEEDS, EnvConfig, Observation, Simulator
+from vla.env import TEST_SEEDS, EnvConfig, Simulator
 from vla.errors import UserError
 from vla.expert import ExpertActor
 from vla.instructions import INSTRUCTIONS
@@ -27,7 +26,7 @@ from vla.policy import PolicyActor
 from vla.rollout import Actor, Step, rollout
 from vla.text import InstructionEmbeddings
 from vla.verdict import CONDITIONS, Judge
-from vla.video import step_frame, write_video
+from vla.video import episode_frames, step_frame, write_video
 
 MAX_INSTRUCTION_CHARS = 200
 FRAME_EVERY_STEPS = 2
@@ -82,7 +81,7 @@ class Policy:
         """(224, 224, 3) uint8 -> (K, 7) actions in [-1, 1], the picture filling the whole buffer."""
         actor = self.actor()
         actor.reset(instruction, seed=0)
-        actor.act(cast(Observation, SimpleNamespace(image=picture)))  # it reads nothing else of an observation
+        actor.act_on_image(picture)
         return actor.chunk
 
 
@@ -120,7 +119,7 @@ class Handlers:
             return
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies the video before it asks for more
             video = Path(folder, f"episode_{seed}.mp4")
-            write_video(video, _replay(steps, instruction))
+            write_video(video, episode_frames(steps, instruction))
             yield step_frame(steps[-1], judge, instruction), progress_text(steps[-1], judge), verdict, str(video)
 
     def stop(self, request: gr.Request) -> None:
@@ -207,14 +206,6 @@ def verdict_text(judge: Judge, steps: int, stopped: bool) -> str:
         f"The report would have claimed: **{'success' if judge.reported_success else 'no success'}**. Its rule asks "
         "whether the cube's centre is ever 8 cm above the *world's* origin; the table top itself is at 80 cm."
     )
-
-
-def _replay(steps: list[Step], instruction: str) -> Iterator[np.ndarray]:
-    """All annotated frames; judged again, because the episode's judge has moved on."""
-    judge = Judge()
-    for step in steps:
-        judge.update(step.outcome.evidence)
-        yield step_frame(step, judge, instruction)
 
 
 def _error(message: str) -> gr.Error:

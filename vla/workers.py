@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 from vla import gl
@@ -37,4 +39,14 @@ def simulator() -> Simulator:
 
 def _initialise(config: EnvConfig) -> None:
     global _simulator
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     _simulator = Simulator(config)
+
+
+def _die_with_parent() -> None:
+    """A parent that was killed cannot stop its workers; they would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
