@@ -9,7 +9,6 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -34,6 +33,8 @@ from vla.video import demo_frames, write_video
 from vla.workers import simulator_pool
 
 ATTEMPTS_PER_DEMO = 5
+ROTATION_NOISE = ExpertConfig.rotation_noise_std / ExpertConfig.noise_std
+"""Rotation noise for each unit of position noise."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _prepare_parts(options: CollectOptions) -> list[Path]:
 
 def _collect(options: CollectOptions, env: EnvConfig, parts: list[Path]) -> None:
     """Record every part that is not there yet."""
-    expert = dataclasses.replace(ExpertConfig(), noise_std=options.noise_std)
+    expert = ExpertConfig(noise_std=options.noise_std, rotation_noise_std=ROTATION_NOISE * options.noise_std)
     tasks = [
         RecordTask(
             part=part,

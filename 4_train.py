@@ -300,6 +300,9 @@ class Trainer:
             self.recipe.augmentation,
             augmentation,
         )
+        dropped = torch.rand(len(batch.windows)) < self.recipe.history_dropout
+        present = batch.windows[:, -1:].expand_as(batch.windows)
+        batch = batch._replace(windows=torch.where(dropped[:, None], present, batch.windows))
         losses = self._losses(batch, images)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()

@@ -33,7 +33,11 @@ def sim() -> Iterator[Simulator]:
 def expert_episode(sim: Simulator) -> tuple[list[Step], Judge]:
     """An expert episode without noise, and its verdict."""
     judge = Judge()
-    steps = list(rollout(sim, ExpertActor(ExpertConfig(noise_std=0.0)), "Pick up the cube", 3, 200, judge))
+    steps = list(
+        rollout(
+            sim, ExpertActor(ExpertConfig(noise_std=0.0, rotation_noise_std=0.0)), "Pick up the cube", 3, 200, judge
+        )
+    )
     return steps, judge
 
 

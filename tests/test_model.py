@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 import time
@@ -47,8 +48,14 @@ def batch(demo_file: Path) -> Any:
     return loader.collate([dataset[0], dataset[2], dataset[5]])
 
 
+@functools.cache
+def _embed_all(text: TextEncoder) -> torch.Tensor:
+    return text(INSTRUCTIONS)
+
+
 def _losses(model: Any, batch: Any, text: TextEncoder) -> Any:
-    language = text(batch.instructions)
+    known = dict(zip(INSTRUCTIONS, _embed_all(text), strict=True))
+    language = torch.stack([known[instruction] for instruction in batch.instructions])
     prediction, auxiliary = model(prepare(batch.frames, SMALL.image), batch.windows, language)
     return architecture.compute_losses(prediction, batch.actions, batch.mask, auxiliary, batch.positions, 0.3, 1.0)
 
@@ -92,14 +99,14 @@ def test_gradients_reach_everything_but_clip(model: Any, text: TextEncoder, batc
 
 def test_one_batch_can_be_learned(model: Any, text: TextEncoder, batch: Any) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    first = float(_losses(model, batch, text).motion)
-    for _ in range(60):
+    first = float(_losses(model, batch, text).motion.detach())
+    for _ in range(100):
         losses = _losses(model, batch, text)
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
-    assert float(losses.motion) < 0.25 * first
-    assert float(losses.gripper) < 0.15
+    assert float(losses.motion.detach()) < 0.25 * first
+    assert float(losses.gripper.detach()) < 0.15
 
 
 def test_padding_counts_nowhere(model: Any, text: TextEncoder, batch: Any) -> None:

@@ -24,6 +24,8 @@ ACTION_DIM = 7
 """Three position deltas, three rotation deltas (axis-angle), one gripper command; all in [-1, 1]."""
 POSITION_SCALE_M = 0.05
 """Displacement commanded by a position action of 1.0 (robosuite's OSC_POSE `output_max`)."""
+ROTATION_SCALE_RAD = 0.5
+"""Rotation commanded by a rotation action of 1.0, about an axis of the world frame."""
 GRIPPER_CLOSE = 1.0
 GRIPPER_OPEN = -1.0
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from vla.env import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, POSITION_SCALE_M, Observation
+from vla.env import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, POSITION_SCALE_M, ROTATION_SCALE_RAD, Observation
 from vla.rollout import Decision
 from vla.verdict import Evidence, Thresholds
+
+STRAIGHT_DOWN = Rotation.from_quat([1.0, 0.0, 0.0, 0.0])
+"""Orientation of the hand, world frame, with the fingers pointing at the table and closing along y."""
 
 PHASES = ("approach", "grasp", "lift", "hold")
 
@@ -37,6 +41,9 @@ class ExpertConfig:
     ones at the cube, where the same noise would only put off the grasp."""
     noise_floor: float = 0.35
     """Fraction of the noise that is left at the cube."""
+    rotation_noise_std: float = 0.1
+    """The same for the rotation, in action units (1.0 = 0.5 rad). Without it no demonstration
+    shows a tilted hand, and a policy whose small errors tilt it knows no way back."""
     noise_correlation: float = 0.8
     """Of successive noise samples: correlated noise carries the arm further off the straight path."""
 
@@ -58,16 +65,16 @@ class ExpertActor:
         self.phase = "approach"
         # A stream of its own: the noise must not repeat the numbers that placed the cube.
         self._rng = np.random.default_rng([seed, 1])
-        self._noise = self._rng.normal(size=3)
+        self._noise = self._rng.normal(size=6)
 
     def act(self, observation: Observation) -> Decision:
         """The clean action for this state, and the noisy one to execute."""
         evidence = observation.evidence
         self.phase = self._next_phase(evidence)
-        label = self._action(evidence)
+        label = self._action(evidence, observation.eef_quat)
         executed = label.copy()
         if self.config.noise_std > 0 and label[-1] < 0:
-            executed[:3] = np.clip(label[:3] + self._noise_scale(evidence) * self._next_noise(), -1.0, 1.0)
+            executed[:6] = np.clip(label[:6] + self._noise_scale(evidence) * self._next_noise(), -1.0, 1.0)
         return Decision(action=executed, label=label, phase=self.phase)
 
     def _next_phase(self, e: Evidence) -> str:
@@ -86,7 +93,7 @@ class ExpertActor:
         above = sideways < config.grasp_reached_m and abs(offset[2]) < config.hover_m
         return "grasp" if is_open and (at_hover or above) else "approach"
 
-    def _action(self, e: Evidence) -> np.ndarray:
+    def _action(self, e: Evidence, eef_quat: np.ndarray) -> np.ndarray:
         config = self.config
         offset = e.gripper_pos - e.cube_pos
         move = np.zeros(3)
@@ -106,14 +113,19 @@ class ExpertActor:
             gripper = GRIPPER_CLOSE
         action = np.zeros(ACTION_DIM, dtype=np.float32)
         action[:3] = np.clip(config.gain * move / POSITION_SCALE_M, -1.0, 1.0)
+        if self.phase != "hold":  # the report: zero velocity
+            tilt = (STRAIGHT_DOWN * Rotation.from_quat(eef_quat).inv()).as_rotvec()
+            action[3:6] = np.clip(config.gain * tilt / ROTATION_SCALE_RAD, -1.0, 1.0)
         action[-1] = gripper
         return action
 
-    def _noise_scale(self, e: Evidence) -> float:
+    def _noise_scale(self, e: Evidence) -> np.ndarray:
+        config = self.config
         distance = float(np.linalg.norm(e.gripper_pos - e.cube_pos))
-        return self.config.noise_std * max(self.config.noise_floor, min(1.0, distance / self.config.noise_range_m))
+        std = np.repeat([config.noise_std, config.rotation_noise_std], 3)
+        return std * max(config.noise_floor, min(1.0, distance / config.noise_range_m))
 
     def _next_noise(self) -> np.ndarray:
         rho = self.config.noise_correlation
-        self._noise = rho * self._noise + np.sqrt(1 - rho**2) * self._rng.normal(size=3)
+        self._noise = rho * self._noise + np.sqrt(1 - rho**2) * self._rng.normal(size=6)
         return self._noise

@@ -29,6 +29,10 @@ class Recipe:
     """Of the gripper's cross-entropy against the motion's MSE (sec. 7.5: a loss of its own)."""
     auxiliary_weight: float = 1.0
     """Of the auxiliary head's MSE (decimetres squared)."""
+    history_dropout: float = 0.5
+    """Share of training windows whose history is replaced by the present frame. Ten frames without motion occur in
+    the demonstrations only while the cube is held; a policy that reads its own standstill as "hold" never moves again
+    (the copycat problem, de Haan et al. 2019)."""
     checkpoint_every: int = 10
     """Epochs."""
     rollout_every: int = 20
@@ -38,6 +42,8 @@ class Recipe:
         for name in ("epochs", "batch_windows", "windows_per_segment", "stride", "checkpoint_every", "rollout_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.history_dropout <= 1:
+            raise UserError(f"the history dropout must lie in [0, 1], got {self.history_dropout}")
         if not 0 < self.min_learning_rate <= self.learning_rate:
             raise UserError(
                 f"--learning-rate must be at least the minimum {self.min_learning_rate}, got {self.learning_rate}"
