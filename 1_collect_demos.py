@@ -91,8 +91,8 @@ def main(options: CollectOptions) -> None:
     env = EnvConfig(horizon_steps=options.max_steps)
     if not _is_complete(options):
         parts = _prepare_parts(options)
-        _collect(options, env, parts)
-        rejected = _rejections(parts)
+        reasons = _collect(options, env, parts)
+        rejected = _rejections(parts, reasons)
         attributes = {
             "env_args": env.to_env_args(),
             "collection": json.dumps(options.settings()),
@@ -107,6 +107,8 @@ def main(options: CollectOptions) -> None:
 
 def _is_complete(options: CollectOptions) -> bool:
     """Whether the file is already there with these settings; with `--overwrite` it is replaced in the end."""
+    if options.output.is_dir():
+        raise UserError(f"--output {options.output} is a folder; name a file in it")
     if options.overwrite or not options.output.exists():
         return False
     with open_demos(options.output) as file:
@@ -116,6 +118,7 @@ def _is_complete(options: CollectOptions) -> bool:
             f"{options.output} was collected with {found}, asked for {options.settings()}; "
             "add --overwrite to replace it, or name another --output"
         )
+    shutil.rmtree(_parts_dir(options), ignore_errors=True)  # left by a kill between the last two steps
     print(f"{options.output} is already complete with these settings (--overwrite collects it again)")
     return True
 
@@ -140,8 +143,8 @@ def _prepare_parts(options: CollectOptions) -> list[Path]:
     return [folder / f"demo_{index:05d}.hdf5" for index in range(options.num_episodes)]
 
 
-def _collect(options: CollectOptions, env: EnvConfig, parts: list[Path]) -> None:
-    """Record every part that is not there yet."""
+def _collect(options: CollectOptions, env: EnvConfig, parts: list[Path]) -> list[str]:
+    """Record every part that is not there yet; return why episodes were rejected on the way."""
     expert = ExpertConfig(noise_std=options.noise_std, rotation_noise_std=ROTATION_NOISE * options.noise_std)
     tasks = [
         RecordTask(
@@ -161,16 +164,16 @@ def _collect(options: CollectOptions, env: EnvConfig, parts: list[Path]) -> None
     with tqdm(total=len(parts), initial=done, unit="demo", desc="collect") as bar, simulator_pool(workers, env) as pool:
         futures: list[Future[list[tuple[int, str]]]] = [pool.submit(record_in_worker, task) for task in tasks]
         try:
-            for future in as_completed(futures):
-                future.result()
+            for _ in as_completed(futures):
                 bar.update()
+            return [reason for future in futures for _, reason in future.result()]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _rejections(parts: list[Path]) -> list[tuple[int, str]]:
-    """(seed, reason) of every rejected episode.
+def _rejections(parts: list[Path], reasons: list[str]) -> list[tuple[int, str]]:
+    """(seed, reason) of every rejected episode; `reasons` are those of this run.
 
     Raises:
         UserError: a demonstration that no seed could give.
@@ -178,7 +181,8 @@ def _rejections(parts: list[Path]) -> list[tuple[int, str]]:
     missing = [part.stem for part in parts if not part.exists()]
     if missing:
         raise UserError(
-            f"{len(missing)} demonstrations failed on all of their {ATTEMPTS_PER_DEMO} seeds, such as {missing[0]}; "
+            f"{len(missing)} demonstrations failed on all of their {ATTEMPTS_PER_DEMO} seeds, such as {missing[0]}: "
+            f"{Counter(reasons).most_common(1)[0][0]}; "
             "use a smaller --noise-std or a larger --max-steps, with --overwrite"
         )
     rejected: list[tuple[int, str]] = []

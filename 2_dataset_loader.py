@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
-from vla.demos import Demo, demo_names, open_demos, read_demo, warn_of_drift
+from vla.demos import Demo, attribute_text, demo_names, open_demos, read_demo, warn_of_drift
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
 from vla.stats import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
@@ -126,7 +126,7 @@ class LiftDataset(Dataset[Segment]):
             actions=torch.from_numpy(actions[np.minimum(future, len(actions) - 1)]),
             mask=torch.from_numpy(mask),
             positions=torch.from_numpy(positions.astype(np.float32)),
-            instruction=str(demo.attrs["language_instruction"]),
+            instruction=attribute_text(demo.attrs["language_instruction"]),
         )
 
 
@@ -145,11 +145,17 @@ def collate(segments: list[Segment]) -> Batch:
 
 
 def make_loader(
-    dataset: LiftDataset, batch_windows: int, windows_per_segment: int, workers: int, shuffle: bool, pin_memory: bool
+    dataset: LiftDataset,
+    batch_windows: int,
+    windows_per_segment: int,
+    workers: int,
+    order: torch.Generator | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader[Any]:
     """Batches of about `batch_windows` windows, read by `workers` processes (0: by this one).
 
-    The order comes from torch's global generator at the start of each epoch.
+    The order is drawn from `order`, which nothing else draws from (torch's global generator also serves the start of
+    the workers); None: the dataset's own order.
     """
     options: dict[str, Any] = {}
     if workers:
@@ -158,7 +164,7 @@ def make_loader(
     return DataLoader(
         dataset,
         batch_size=max(1, batch_windows // windows_per_segment),
-        shuffle=shuffle,
+        sampler=None if order is None else RandomSampler(dataset, generator=order),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
@@ -180,6 +186,8 @@ def selected_names(file: h5py.File, split: str | None, exclude: Path | None) -> 
         unknown = excluded - set(file["data"])
         if unknown:
             raise UserError(f"--exclude {exclude} names {sorted(unknown)}, which the file does not hold")
+    if excluded >= set(file["data"]):
+        raise UserError(f"--exclude {exclude} names all {len(file['data'])} episodes; keep some")
     return [name for name in demo_names(file, split) if name not in excluded]
 
 
@@ -198,30 +206,32 @@ class InspectOptions:
 def main(options: InspectOptions) -> None:
     with open_demos(options.data) as file:
         warn_of_drift(file, options.data)
-        _check_content(file, options.data)
+        names = selected_names(file, None, options.exclude)
+        _check_content(file, options.data, names)
         print(dataset_table(file, options.data))
         for split in ("train", "valid"):
-            names = selected_names(file, split, options.exclude)
-            windows = sum(window_count(int(file["data"][name].attrs["episode_length"])) for name in names)
-            print(f"{split}: {len(names)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
-        names = selected_names(file, None, options.exclude)
+            chosen = selected_names(file, split, options.exclude)
+            windows = sum(window_count(int(file["data"][name].attrs["episode_length"])) for name in chosen)
+            print(f"{split}: {len(chosen)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
         strips = [_write_page(demo, options.output_dir / f"{name}.png") for name, demo in _demos(file, names)]
     sheet = options.output_dir / "contact_sheet.png"
     _write_sheet(names, strips, sheet)
     print(f"look at {sheet} and at {options.output_dir}/demo_N.png; list bad episodes in a file for --exclude")
 
 
-def _check_content(file: h5py.File, path: Path) -> None:
-    """Every stored episode must pass the verdict again, from its own evidence, with actions in range."""
-    for name in demo_names(file):
+def _check_content(file: h5py.File, path: Path, names: Sequence[str]) -> None:
+    """Every selected episode must pass the verdict again, from its own evidence, with actions in range."""
+    remedy = "name it in a file for --exclude, or collect again with: python 1_collect_demos.py --overwrite"
+    for name in names:
         demo = file["data"][name]
         actions = demo["actions"][:]
         if not (np.isfinite(actions).all() and np.abs(actions).max() <= 1):
-            raise UserError(f"{path}: {name} has actions outside [-1, 1]; name it in --exclude or collect again")
+            raise UserError(f"{path}: {name} has actions outside [-1, 1]; {remedy}")
         *_, final = read_demo(demo).judges()
         if final.success != demo.attrs["success"]:
-            raise UserError(f"{path}: {name} is labelled success={demo.attrs['success']} but: {final.explain()}")
-    print(f"{path}: {len(file['data'])} episodes, each judged again from its evidence: all labels hold")
+            found = f"is labelled success={bool(demo.attrs['success'])} but: {final.explain()}"
+            raise UserError(f"{path}: {name} {found}; {remedy}")
+    print(f"{path}: {len(names)} episodes, each judged again from its evidence: all labels hold")
 
 
 def _demos(file: h5py.File, names: Sequence[str]) -> Iterator[tuple[str, Demo]]:

@@ -10,7 +10,6 @@ starts from a seed of its own, so nothing else needs remembering.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -18,29 +17,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
-from vla import stages
+from vla import gl, stages
 from vla.checkpoint import build_model, load_checkpoint, save_checkpoint
-from vla.demos import open_demos, warn_of_drift
+from vla.demos import attribute_text, open_demos, warn_of_drift
 from vla.env import VALIDATION_SEEDS, EnvConfig, Simulator, installed_versions
 from vla.errors import UserError, run_script
 from vla.evaluation import EpisodeResult, run_episode
-from vla.files import atomic_path, sha256, write_text
-from vla.instructions import instruction_for
+from vla.files import sha256
+from vla.instructions import INSTRUCTIONS, instruction_for
 from vla.policy import PolicyActor
 from vla.preprocess import prepare, prepare_augmented
 from vla.recipes import RECIPES, Recipe
 from vla.stats import rate
 from vla.text import InstructionEmbeddings, TextEncoder
-from vla.video import gif_summary
+from vla.training_log import TrainingLog
 from vla.weights import describe, load_vision_weights
-
-LOG_EVERY_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,7 @@ def _refuse_to_clobber(options: TrainOptions) -> None:
     if last.exists() and not (options.resume or options.overwrite):
         training = load_checkpoint(last)["training"]
         raise UserError(
-            f"{last} holds a run ({training['epoch']} of {training['recipe']['epochs']} epochs); "
+            f"{last} holds a run ({training['epoch']} of {training['identity']['recipe']['epochs']} epochs); "
             "continue it with --resume, or start anew with --overwrite"
         )
 
@@ -163,10 +158,14 @@ class Trainer:
         self.autocast = _autocast_dtype(options.precision, self.device)
         self.best_path, self.last_path = options.output_dir / "best_model.pth", options.output_dir / "last.pth"
         self.architecture = stages.model_architecture()
+        for folder in (options.output_dir, options.log_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        if options.rollout_episodes:
+            gl.select_backend()  # now, not after the first epochs
+        self.order = torch.Generator()
         self._load_data()
         self.step = 0
         self.epochs_done = 0
-        self.history: list[dict[str, Any]] = []
         self.best_score: tuple[float, float] = (-1.0, -math.inf)
         self.simulator: Simulator | None = None
 
@@ -176,9 +175,9 @@ class Trainer:
         with open_demos(options.data) as file:
             warn_of_drift(file, options.data)
             self.env_args = str(file["data"].attrs["env_args"])
+            spoken = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
             names = {split: loader.selected_names(file, split, options.exclude) for split in ("train", "valid")}
-        self.data_hash = sha256(options.data)
-        self.instructions = sorted({instruction_for(i) for i in range(8)})
+        self.instructions = sorted(spoken.union(INSTRUCTIONS))
         config = self.architecture.ModelConfig(image=recipe.image, pooling=options.pooling)
         self.model_config = config
 
@@ -197,7 +196,7 @@ class Trainer:
                 recipe.batch_windows,
                 recipe.windows_per_segment,
                 options.workers if split == "train" else 0,
-                split == "train",
+                self.order if split == "train" else None,
                 self.device.type == "cuda",
             )
 
@@ -206,6 +205,14 @@ class Trainer:
         per_epoch = len(self.train_loader)
         self.steps_per_epoch = min(per_epoch, options.max_steps or per_epoch)
         self.total_steps = self.steps_per_epoch * recipe.epochs
+        self.identity = {
+            "recipe": dataclasses.asdict(recipe),
+            "model": config.to_dict(),
+            "data_sha256": sha256(options.data),
+            "episodes": names,
+            "steps_per_epoch": self.steps_per_epoch,
+            "bfloat16": self.autocast,
+        } | {name: getattr(options, name) for name in ("seed", "restarts", "rollout_episodes", "rollout_steps")}
 
     def initialise(self) -> None:
         """Fresh weights."""
@@ -217,7 +224,7 @@ class Trainer:
         self.text_identity = encoder.identity
         self.language = {"texts": self.instructions, "embeddings": embeddings}
         self.model.fit_language(embeddings)
-        self._make_optimiser()
+        self._prepare([])
 
     def restore(self) -> None:
         """The state at the end of the last finished epoch.
@@ -227,37 +234,37 @@ class Trainer:
         """
         stored = load_checkpoint(self.last_path)
         training = stored["training"]
-        for what, here in (
-            ("recipe", dataclasses.asdict(self.recipe)),
-            ("data_sha256", self.data_hash),
-            ("seed", self.options.seed),
-            ("steps_per_epoch", self.steps_per_epoch),
-        ):
-            if training[what] != here:
+        if "optimizer" not in stored:
+            raise UserError(
+                f"{self.last_path} holds a policy without its optimiser, such as best_model.pth; "
+                "put the run's own last.pth back, or start anew with --overwrite"
+            )
+        for what, here in self.identity.items():
+            if training["identity"].get(what) != here:
                 raise UserError(
-                    f"{self.last_path} was trained with another {what} ({training[what]}, now {here}); "
+                    f"{self.last_path} was trained with another {what} ({training['identity'].get(what)}, now {here}); "
                     "give the same options as then, or start anew with --overwrite"
                 )
         self.model = build_model(stored, self.last_path)
         self.vision_identity, self.text_identity = stored["vision_identity"], stored["text_identity"]
         self.language = stored["language"]
         self.step, self.epochs_done = training["step"], training["epoch"]
-        self._make_optimiser()
+        self._prepare(training["history"])
         self.optimiser.load_state_dict(stored["optimizer"])
-        self.history = training["history"]
         self.best_score = tuple(training["best_score"])
         print(f"resuming after epoch {self.epochs_done} of {self.recipe.epochs}")
 
-    def _make_optimiser(self) -> None:
+    def _prepare(self, history: list[dict[str, Any]]) -> None:
+        self.log = TrainingLog(self.options.log_dir, self.options.output_dir, self.total_steps, history)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.embeddings = InstructionEmbeddings(
-            dict(zip(self.language["texts"], self.language["embeddings"], strict=True)), self.text_identity, ""
+            dict(zip(self.language["texts"], self.language["embeddings"], strict=True)),
+            self.text_identity,
+            self.options.clip_weights,
         )
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
         )
-        # Hides what an earlier run, or the epoch that was cut short, logged from this step on.
-        self.writer = SummaryWriter(str(self.options.log_dir), purge_step=self.step)
         print(
             f"device {self.device}, {'bfloat16' if self.autocast else 'float32'} | "
             f"vision {describe(self.vision_identity)} | text {describe(self.text_identity)}"
@@ -265,13 +272,17 @@ class Trainer:
 
     def run_epoch(self, epoch: int) -> None:
         """Train, validate, roll out where it is due, and write the checkpoints."""
-        start = self._logged_at = time.perf_counter()
-        self._logged_step = self.step
-        torch.manual_seed(self.options.seed * 1_000_003 + epoch)  # order and dropout
-        augmentation = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
+        start = time.perf_counter()
+        self.log.begin_epoch(self.step)
+        seed = self.options.seed * 1_000_003 + epoch
+        self.order.manual_seed(seed)
+        # The first iterator of a process starts its workers, and draws a number for them: seed after it.
+        batches = iter(self.train_loader)
+        torch.manual_seed(seed)  # history dropout and dropout
+        augmentation = torch.Generator().manual_seed(seed)
         self.model.train()
         sums: dict[str, float] = {}
-        for index, batch in enumerate(self.train_loader):
+        for index, batch in enumerate(batches):
             if index == self.steps_per_epoch:
                 break
             losses = self._train_step(batch, augmentation)
@@ -285,8 +296,7 @@ class Trainer:
         if self.options.rollout_episodes and (last or self.epochs_done % self.recipe.rollout_every == 0):
             record |= self._roll_out()
         record["seconds"] = time.perf_counter() - start
-        self.history.append(record)
-        self._report(record)
+        self.log.epoch(record, self.recipe.epochs)
         self._save(record)
 
     def _train_step(self, batch: Any, augmentation: torch.Generator) -> dict[str, float]:
@@ -313,20 +323,7 @@ class Trainer:
         if not math.isfinite(values["total"]):
             raise UserError(f"the loss became {values['total']} at step {self.step}; try a smaller --learning-rate")
         values["gradient_norm"] = float(norm)
-        if self.step % LOG_EVERY_STEPS == 0 or self.step == self.total_steps:
-            duration = (time.perf_counter() - self._logged_at) / max(1, self.step - self._logged_step)
-            self._logged_at, self._logged_step = time.perf_counter(), self.step
-            eta = duration * (self.total_steps - self.step)
-            print(
-                f"step {self.step:05d}/{self.total_steps} ({self.step / self.total_steps:.1%}) | "
-                f"loss {values['total']:.4f} | motion {values['motion']:.4f} | gripper {values['gripper']:.4f} | "
-                f"aux {values['auxiliary']:.4f} | lr {self.learning_rate:.1e} | "
-                f"dt {duration:.2f} s | eta {eta / 60:.1f} min",
-                flush=True,
-            )
-            for name, value in values.items():
-                self.writer.add_scalar(f"train/{name}", value, self.step)
-            self.writer.add_scalar("learning_rate", self.learning_rate, self.step)
+        self.log.step(self.step, self.learning_rate, values)
         return values
 
     def _losses(self, batch: Any, images: Tensor) -> Any:
@@ -390,36 +387,14 @@ class Trainer:
                 )
             )
         if video.exists():
-            self.writer._get_file_writer().add_summary(gif_summary("rollout", video), self.step)
+            self.log.video("rollout", video, self.step)
         successes = sum(result.success for result in results)
         print(f"rollouts: true success {rate(successes, len(results))}")
         return {
             "rollout/success": successes / len(results),
             "rollout/grasped": sum(result.grasped for result in results) / len(results),
-            "rollout/closest_cm": 100 * float(np.mean([result.closest_m for result in results])),
+            "rollout/closest_cm": 100 * float(np.mean([result.closest_m for result in results if result.closest_m])),
         }
-
-    def _report(self, record: dict[str, Any]) -> None:
-        for name, value in record.items():
-            if name.startswith(("valid/", "rollout/")):
-                self.writer.add_scalar(name, value, self.step)
-        self.writer.flush()
-        parts = [
-            f"{name} {record[name]:.4f}"
-            for name in (
-                "train/total",
-                "valid/total",
-                "valid/motion",
-                "valid/first_motion",
-                "valid/first_gripper_accuracy",
-                "valid/position_error_cm",
-            )
-            if name in record
-        ]
-        print(
-            f"epoch {record['epoch']}/{self.recipe.epochs} | {' | '.join(parts)} | {record['seconds']:.0f} s",
-            flush=True,
-        )
 
     def _save(self, record: dict[str, Any]) -> None:
         """`last.pth` always; `best_model.pth` by true success, then by validation loss; a periodic one."""
@@ -439,13 +414,10 @@ class Trainer:
             "env_args": self.env_args,
             "versions": {**installed_versions(), "torch": str(torch.__version__)},
             "training": {
-                "recipe": dataclasses.asdict(self.recipe),
-                "data_sha256": self.data_hash,
-                "seed": self.options.seed,
-                "steps_per_epoch": self.steps_per_epoch,
+                "identity": self.identity,
                 "epoch": self.epochs_done,
                 "step": self.step,
-                "history": self.history,
+                "history": self.log.history,
                 "best_score": list(self.best_score),
                 "score_text": text,
             },
@@ -455,12 +427,10 @@ class Trainer:
         if self.epochs_done % self.recipe.checkpoint_every == 0:
             save_checkpoint(self.options.output_dir / f"epoch_{self.epochs_done:03d}.pth", policy)
         save_checkpoint(self.last_path, {**policy, "optimizer": self.optimiser.state_dict()})
-        write_text(self.options.output_dir / "history.json", json.dumps(self.history, indent=1))
-        _plot_history(self.history, self.options.output_dir / "training_curves.png")
 
     def close(self) -> None:
         """Release the logs and the simulator."""
-        self.writer.close()
+        self.log.close()
         if self.simulator is not None:
             self.simulator.close()
 
@@ -470,25 +440,6 @@ def _autocast_dtype(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-
-
-def _plot_history(history: list[dict[str, Any]], path: Path) -> None:
-    """Figure 2 of the report: losses at the left, learning rate at the right."""
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    epochs = [record["epoch"] for record in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name in ("train/total", "valid/total", "train/motion", "valid/motion"):
-        if name in history[0]:
-            left.plot(epochs, [record[name] for record in history], label=name, marker=".")
-    left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Loss")
-    left.legend()
-    right.plot(epochs, [record["learning_rate"] for record in history], marker=".")
-    right.set(xlabel="epoch", ylabel="learning rate", title="Learning rate")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vla.checkpoint import build_model, load_checkpoint, provenance, warn_of_drift
+from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance, warn_of_drift
 from vla.env import TEST_SEEDS, EnvConfig, installed_versions
 from vla.errors import UserError, run_script
 from vla.evaluation import EpisodeResult, EvalTask, evaluate_in_worker, report_table
@@ -78,18 +78,24 @@ class EvaluateOptions:
 
 def main(options: EvaluateOptions) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
-    build_model(checkpoint, options.checkpoint)  # a mismatch is told here, in one line, not by a worker
+    model = build_model(checkpoint, options.checkpoint)
+    options.control().check(model.config.chunk_size)  # what is wrong is told here, in one line, not by a worker
     warn_of_drift(checkpoint, options.checkpoint)
+    embedding = instruction_embeddings(checkpoint, options.clip_weights)[options.instruction].numpy()
+    _remove_old_results(options.output_dir)
     print(f"policy: {options.checkpoint}, {provenance(checkpoint)}")
-    results = _run(options, EnvConfig.from_env_args(checkpoint["env_args"]))
+    results = _run(options, EnvConfig.from_env_args(checkpoint["env_args"]), embedding)
     table = report_table(results)
     summary = f'"{options.instruction}", seeds {options.seed}-{options.seed + options.num_episodes - 1}; weights: '
     summary += provenance(checkpoint)
-    write_text(options.output_dir / "results.json", json.dumps(_as_json(options, checkpoint, results), indent=1))
+    write_text(
+        options.output_dir / "results.json",
+        json.dumps(_as_json(options, checkpoint, results), indent=1, allow_nan=False),
+    )
     write_text(options.output_dir / "results.md", f"{table}\n\n{summary}\n")
     print(f"\n{table}\n{summary}\n")
     for number, result in enumerate(results, start=1):
-        video = f"  {_video(options, number)}" if options.videos else ""
+        video = f"  {_video(options, number)}" if options.videos and result.steps else ""
         print(f"episode {number:3d}  seed {result.seed}  {result.steps:3d} steps  {result.verdict}{video}")
     print(f"\nresults: {options.output_dir / 'results.json'}")
 
@@ -98,12 +104,19 @@ def _video(options: EvaluateOptions, number: int) -> Path:
     return options.output_dir / f"eval_trial_{number}.mp4"
 
 
-def _run(options: EvaluateOptions, env: EnvConfig) -> list[EpisodeResult]:
+def _remove_old_results(folder: Path) -> None:
+    """So that no table is left lying beside the videos of another policy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (folder / "results.json", folder / "results.md", *folder.glob("eval_trial_*.mp4")):
+        old.unlink(missing_ok=True)
+
+
+def _run(options: EvaluateOptions, env: EnvConfig, embedding: np.ndarray) -> list[EpisodeResult]:
     """The episodes in the order of their seeds, whatever the number of workers."""
     tasks = [
         EvalTask(
             checkpoint=options.checkpoint,
-            clip_weights=options.clip_weights,
+            embedding=embedding,
             seed=options.seed + index,
             instruction=options.instruction,
             max_steps=options.max_steps,
@@ -134,7 +147,7 @@ def _as_json(options: EvaluateOptions, checkpoint: dict[str, Any], results: list
         episode = dataclasses.asdict(result)
         times = episode.pop("inference_ms")
         episode["inference_ms_median"] = float(np.median(times)) if times else None
-        episode["video"] = str(_video(options, number)) if options.videos else None
+        episode["video"] = str(_video(options, number)) if options.videos and result.steps else None
         episodes.append(episode)
     return {
         "results_version": RESULTS_VERSION,

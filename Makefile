@@ -18,7 +18,7 @@ help:
 .venv/installed: requirements.txt
 	@echo "==> creating .venv and installing requirements.txt (5 GB with torch's CUDA libraries, a few minutes)"
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 12); sys.exit(0 if ok else "error: Python 3.10-3.12 is needed, found %d.%d; run: make PYTHON=python3.11 ..." % sys.version_info[:2])'
-	test -x $(RUN) || $(PYTHON) -m venv .venv
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 

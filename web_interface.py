@@ -232,8 +232,8 @@ def _origin(checkpoint: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in checkpoint["versions"].items())
     return (
         f"Grown from: {provenance(checkpoint)}.\n\nTrained for {training['epoch']} epochs ({training['step']} steps), "
-        f"seed {training['seed']}; its score: {training['score_text']}.\n\n"
-        f"Demonstrations: sha256 `{training['data_sha256'][:16]}`. Versions: {versions}."
+        f"seed {training['identity']['seed']}; its score: {training['score_text']}.\n\n"
+        f"Demonstrations: sha256 `{training['identity']['data_sha256'][:16]}`. Versions: {versions}."
     )
 
 

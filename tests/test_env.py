@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from vla.demos import open_demos, read_demo
 from vla.env import (
     TEST_SEEDS,
     TRAIN_SEEDS,
@@ -52,12 +55,15 @@ def test_image_is_upright_rgb(sim: Simulator) -> None:
     assert 100 < red.sum() < 1000  # a red cube of some 17 pixels, not a blue one
 
 
-def test_recorded_actions_replay_to_the_same_states(sim: Simulator, expert_episode: tuple[list[Step], Judge]) -> None:
-    steps, _ = expert_episode
-    sim.reset(3)
-    for step in steps:
-        np.testing.assert_array_equal(sim.state(), step.state)
-        sim.step(step.decision.action)
+def test_recorded_actions_replay_to_the_same_states_and_pixels(sim: Simulator, demo_file: Path) -> None:
+    """The file's noisy actions, in a simulator rebuilt by seed: what control sees is what training saw."""
+    with open_demos(demo_file) as file:
+        demo = read_demo(file["data/demo_1"])
+    observation = sim.reset(demo.seed)
+    for row, action in enumerate(demo.executed_actions):
+        np.testing.assert_array_equal(sim.state(), demo.states[row])
+        np.testing.assert_array_equal(observation.image, demo.images[row])
+        observation, _ = sim.step(action)
 
 
 def test_states_restore_position_and_evidence(sim: Simulator, expert_episode: tuple[list[Step], Judge]) -> None:

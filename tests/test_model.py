@@ -88,12 +88,9 @@ def test_shapes(model: Any, text: TextEncoder) -> None:
 
 
 def test_gradients_reach_everything_but_clip(model: Any, text: TextEncoder, batch: Any) -> None:
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     _losses(model, batch, text).total.backward()
-    optimiser.step()
-    still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
-    assert still == []
+    unmoved = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+    assert unmoved == []
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in text.parameters())
 
 

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import imageio.v2 as imageio
+import numpy as np
 import pytest
 import torch
 
@@ -80,7 +82,7 @@ def test_collection_does_not_repeat_or_clobber(workspace: Path) -> None:
     assert (workspace / "data/lift_demos.hdf5").stat().st_mtime_ns == before
 
 
-def test_killed_collection_continues_to_the_same_file(tmp_path: Path) -> None:
+def test_killed_collection_continues_to_the_same_episodes(workspace: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         str(ROOT / "1_collect_demos.py"),
@@ -99,7 +101,10 @@ def test_killed_collection_continues_to_the_same_file(tmp_path: Path) -> None:
     done = run_script(*command[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "continuing" in done.stdout
-    assert (tmp_path / "data/lift_demos.hdf5").exists()
+    with h5py.File(tmp_path / "data/lift_demos.hdf5") as here, h5py.File(workspace / "data/lift_demos.hdf5") as there:
+        for name in ("demo_0", "demo_1", "demo_2"):
+            for key in ("images", "actions", "states"):
+                np.testing.assert_array_equal(here[f"data/{name}/{key}"], there[f"data/{name}/{key}"])
 
 
 def test_inspection_writes_the_pages(workspace: Path) -> None:
@@ -219,6 +224,24 @@ def test_mistakes_get_one_line(script: str, arguments: tuple[str, ...], words: t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("1_collect_demos.py", ("--output", "folder")),
+        ("5_evaluate.py", ("--output-dir", "file")),
+        ("4_train.py", ("--output-dir", "file")),
+    ],
+)
+def test_places_that_cannot_be_written_get_one_line(
+    script: str, arguments: tuple[str, ...], workspace: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("data", "checkpoints"):
+        (tmp_path / name).symlink_to(workspace / name)
+    assert_user_error(run_script(ROOT / script, *arguments, cwd=tmp_path), arguments[1])
+
+
 def test_broken_files_get_one_line(workspace: Path, tmp_path: Path) -> None:
     data = tmp_path / "short.hdf5"
     data.write_bytes((workspace / "data/lift_demos.hdf5").read_bytes()[:10_000])
@@ -236,11 +259,20 @@ def test_broken_files_get_one_line(workspace: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["1_collect_demos.py", "2_dataset_loader.py", "3_model_architecture.py", "4_train.py", "5_evaluate.py"]
+    ("script", "options"),
+    [
+        ("1_collect_demos.py", ("--output", "--num-episodes", "--seed", "--workers", "--noise-std", "--overwrite")),
+        ("2_dataset_loader.py", ("--data", "--output-dir", "--exclude")),
+        ("3_model_architecture.py", ("--clip-weights", "--vision-weights")),
+        ("4_train.py", ("--data", "--recipe", "--epochs", "--learning-rate", "--seed", "--device", "--resume")),
+        ("5_evaluate.py", ("--checkpoint", "--num-episodes", "--instruction", "--max-steps", "--seed", "--workers")),
+    ],
 )
-def test_help_names_every_option_with_its_default(script: str, tmp_path: Path) -> None:
+def test_help_names_the_options(script: str, options: tuple[str, ...], tmp_path: Path) -> None:
     done = run_script(ROOT / script, "--help", cwd=tmp_path)
     assert done.returncode == 0
+    for option in options:
+        assert option in done.stdout
     assert "default" in done.stdout
 
 

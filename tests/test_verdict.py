@@ -177,7 +177,14 @@ def test_diverged_episode_is_invalid_and_a_failure(sim: Simulator) -> None:
 
 
 def test_measuring_does_not_disturb_the_episode(sim: Simulator) -> None:
-    sim.reset(0)
-    before = sim.state()
-    sim.evidence()
-    np.testing.assert_array_equal(before, sim.state())
+    action = np.array([0.3, 0, -0.4, 0, 0, 0, 1], dtype=np.float32)
+    states = []
+    for measured in (False, True):
+        sim.reset(0)
+        for _ in range(5):
+            if measured:
+                sim._evidence = None  # forget what was measured, so that it is measured again
+                sim.evidence()
+            sim.step(action)
+        states.append(sim.state())
+    np.testing.assert_array_equal(states[0], states[1])

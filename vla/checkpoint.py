@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla import stages
 from vla.env import version_drift
@@ -51,14 +51,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def build_model(checkpoint: Mapping[str, Any], path: Path) -> nn.Module:
-    """The network of a checkpoint with its weights, in evaluation mode.
+def build_model(checkpoint: Mapping[str, Any], path: Path) -> Any:
+    """The network of a checkpoint (`3_model_architecture.VLA`) with its weights, in evaluation mode.
 
     Raises:
         UserError: the weights are of another architecture.
     """
     architecture = stages.model_architecture()
-    model: nn.Module = architecture.VLA(architecture.ModelConfig.from_dict(checkpoint["model_config"]))
+    model = architecture.VLA(architecture.ModelConfig.from_dict(checkpoint["model_config"]))
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:

@@ -31,6 +31,10 @@ GZIP_LEVEL = 9
 
 VALID_FRACTION = 0.1
 
+_ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases")
+_DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence")
+_DEMO_ATTRIBUTES = ("language_instruction", "success", "episode_length", "seed")
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -92,11 +96,11 @@ def read_demo(group: h5py.Group) -> Demo:
     """Read one demonstration whole."""
     observations = {name: data[:] for name, data in group["obs"].items() if name != "agentview_image"}
     return Demo(
-        instruction=_text(group.attrs["language_instruction"]),
+        instruction=attribute_text(group.attrs["language_instruction"]),
         seed=int(group.attrs["seed"]),
         observations=observations,
         evidence={field.name: group["evidence"][field.name][:] for field in dataclasses.fields(Evidence)},
-        **{name: group[name][:] for name in ("images", "actions", "executed_actions", "rewards", "states", "phases")},
+        **{name: group[name][:] for name in _ARRAYS},
     )
 
 
@@ -149,12 +153,17 @@ def _check_schema(file: h5py.File, path: Path) -> None:
         raise UserError(f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; {remedy}")
     if len(data) == 0:
         raise UserError(f"{path} holds no episodes; {remedy}")
+    missing = [key for key in ("mask/train", "mask/valid") if key not in file]
+    missing += [key for key in ("env_args", "collection", "rejected") if key not in data.attrs]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; {remedy}")
     for name, demo in data.items():
-        length = demo.attrs.get("episode_length")
-        missing = [key for key in ("images", "actions", "rewards", "states", "obs", "evidence") if key not in demo]
+        missing = [key for key in _DEMO_KEYS if key not in demo]
+        missing += [key for key in _DEMO_ATTRIBUTES if key not in demo.attrs]
         if missing:
             raise UserError(f"{path}: {name} lacks {', '.join(missing)}; {remedy}")
-        if demo["actions"].shape != (length, ACTION_DIM) or demo["images"].shape[0] != length:
+        length = demo.attrs["episode_length"]
+        if not length or demo["actions"].shape != (length, ACTION_DIM) or demo["images"].shape[0] != length:
             raise UserError(
                 f"{path}: {name} says {length} steps but holds actions {demo['actions'].shape} "
                 f"and images {demo['images'].shape}; {remedy}"
@@ -180,5 +189,6 @@ def collection_settings(file: h5py.File) -> dict[str, Any]:
     return settings
 
 
-def _text(value: str | bytes) -> str:
+def attribute_text(value: str | bytes) -> str:
+    """A string attribute, whichever of HDF5's two kinds of string it was written as."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -7,7 +7,8 @@ import io
 import re
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures.process import BrokenProcessPool
+from typing import NoReturn, TypeVar
 
 import tyro
 
@@ -25,7 +26,7 @@ def run_script(
     main: Callable[[Options], None],
     options: type[Options],
     doc: str | None,
-    on_interrupt: str = "run the same command again; it starts over, and nothing was written",
+    on_interrupt: str = "run the same command again; it starts over",
 ) -> None:
     """Parse the command line into `options`, run `main`, and exit.
 
@@ -34,11 +35,19 @@ def run_script(
     try:
         main(_parse(options, doc or ""))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _fail(str(error))
+    except BrokenProcessPool:
+        _fail("a worker process died (out of memory?); run the same command again with fewer --workers")
+    except OSError as error:
+        _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         print(f"interrupted: {on_interrupt}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
 
 
 def _parse(options: type[Options], doc: str) -> Options:

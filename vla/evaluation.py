@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint
+from vla.checkpoint import build_model, load_checkpoint
 from vla.env import Simulator
 from vla.policy import ControlConfig, PolicyActor
 from vla.rollout import rollout
 from vla.stats import markdown_table, rate
-from vla.verdict import Judge
+from vla.text import InstructionEmbeddings
+from vla.verdict import Judge, check
 from vla.video import episode_frames, write_video
+from vla.weights import Identity
 from vla.workers import simulator
 
 
@@ -37,13 +41,13 @@ class EpisodeResult:
     gripper_closures: int
     """Times the commanded gripper changed from open to close."""
     grasped: bool
-    """The cube was squeezed from both sides at some step."""
+    """At some step the closed gripper squeezed the cube (the verdict's conditions for it)."""
     lifted: bool
     """The cube was above 8 cm while grasped at some step."""
     max_height_m: float
     """Largest height of the cube's lowest point above the table."""
-    closest_m: float
-    """Smallest distance of the grip site from the cube's centre."""
+    closest_m: float | None
+    """Smallest distance of the grip site from the cube's centre; None where no step was run."""
     inference_ms: list[float]
     """Time from image to action of each step."""
 
@@ -53,7 +57,8 @@ class EvalTask:
     """One episode to run in a worker; paths and plain values only."""
 
     checkpoint: Path
-    clip_weights: str
+    embedding: np.ndarray
+    """(512,) raw embedding of the instruction, computed once by the parent."""
     seed: int
     instruction: str
     max_steps: int
@@ -71,7 +76,8 @@ def run_episode(
         write_video(video, episode_frames(steps, instruction))
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
-    grasped = [outcome.is_grasped(judge.limits) for outcome in outcomes]
+    met = [check(outcome, judge.limits, drift_m=0.0) for outcome in outcomes]
+    grasped = [now["closed"] and now["squeezed"] and now["between"] for now in met]
     return EpisodeResult(
         seed=seed,
         instruction=instruction,
@@ -82,36 +88,27 @@ def run_episode(
         reward=float(sum(step.reward for step in steps)),
         gripper_closures=int((closing[1:] & ~closing[:-1]).sum()),
         grasped=any(grasped),
-        lifted=any(
-            held and outcome.height_m > judge.limits.min_height_m
-            for held, outcome in zip(grasped, outcomes, strict=True)
-        ),
+        lifted=any(held and now["lifted"] and now["free"] for held, now in zip(grasped, met, strict=True)),
         max_height_m=max((outcome.height_m for outcome in outcomes), default=0.0),
-        closest_m=min((float(np.linalg.norm(o.gripper_pos - o.cube_pos)) for o in outcomes), default=float("inf")),
+        closest_m=min((float(np.linalg.norm(o.gripper_pos - o.cube_pos)) for o in outcomes), default=None),
         inference_ms=actor.latencies_ms,
     )
 
 
 def evaluate_in_worker(task: EvalTask) -> EpisodeResult:
     """Run `task` with this worker's simulator and its copy of the policy."""
-    actor = _actor(task)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, text_identity = _policy(task.checkpoint, device)
+    known = {task.instruction: torch.from_numpy(task.embedding)}
+    actor = PolicyActor(model, InstructionEmbeddings(known, text_identity, ""), device, task.control)
     return run_episode(simulator(), actor, task.instruction, task.seed, task.max_steps, task.video)
 
 
-_actors: dict[tuple[Path, str, ControlConfig], PolicyActor] = {}
-
-
-def _actor(task: EvalTask) -> PolicyActor:
-    key = (task.checkpoint, task.clip_weights, task.control)
-    if key not in _actors:
-        torch.set_num_threads(1)
-        checkpoint = load_checkpoint(task.checkpoint)
-        embeddings = instruction_embeddings(checkpoint, task.clip_weights)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        _actors[key] = PolicyActor(
-            build_model(checkpoint, task.checkpoint).to(device), embeddings, device, task.control
-        )
-    return _actors[key]
+@functools.cache
+def _policy(path: Path, device: torch.device) -> tuple[nn.Module, Identity]:
+    checkpoint = load_checkpoint(path)
+    return build_model(checkpoint, path).to(device), checkpoint["text_identity"]
 
 
 def report_table(results: Sequence[EpisodeResult]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path to write to; on success it is synced and takes `path`'s place, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # some writers go by the suffix
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # some writers go by the suffix
     try:
         yield temporary
         with open(temporary, "rb") as written:

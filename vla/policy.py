@@ -34,6 +34,11 @@ class ControlConfig:
         if self.ensemble_decay is not None and (self.execute_steps != 1 or self.ensemble_decay < 0):
             raise UserError("temporal ensembling needs a decay of at least 0 and --execute-steps 1")
 
+    def check(self, chunk_size: int) -> None:
+        """Raise a UserError where a policy's chunks are too short for this."""
+        if self.execute_steps > chunk_size:
+            raise UserError(f"--execute-steps {self.execute_steps} exceeds a chunk's {chunk_size} actions")
+
 
 class PolicyActor:
     """Drives the arm from images and an instruction alone."""
@@ -45,10 +50,7 @@ class PolicyActor:
         self._embeddings = embeddings
         self._device = device
         self._control = control or ControlConfig()
-        if self._control.execute_steps > model.config.chunk_size:
-            raise UserError(
-                f"--execute-steps {self._control.execute_steps} exceeds a chunk's {model.config.chunk_size} actions"
-            )
+        self._control.check(model.config.chunk_size)
         self.latencies_ms: list[float] = []
         """Time from image to action of every step since the last reset."""
         self.chunk = np.zeros((model.config.chunk_size, 7), dtype=np.float32)

@@ -94,7 +94,8 @@ def episode_frames(steps: Iterable[Step], instruction: str) -> Iterator[np.ndarr
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
     """Write `frames` (H, W, 3) uint8 as H.264 at 20 fps, real time; the file is whole or absent."""
     with atomic_path(path) as temporary:
-        imageio.mimwrite(temporary, list(frames), format="FFMPEG", fps=FPS, codec="libx264", macro_block_size=16)
+        # imageio's hints know of no format options.
+        imageio.mimwrite(temporary, list(frames), format="FFMPEG", fps=FPS, codec="libx264", macro_block_size=16)  # type: ignore[call-overload]
 
 
 def gif_summary(tag: str, video: Path) -> Summary:
