@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 from tqdm import tqdm
 
+from vla import gl
 from vla.demos import collection_settings, demo_names, merge, open_demos, read_demo
 from vla.env import TRAIN_SEEDS, EnvConfig
 from vla.errors import UserError, run_script
@@ -88,6 +89,7 @@ class CollectOptions:
 
 
 def main(options: CollectOptions) -> None:
+    gl.select_backend()
     env = EnvConfig(horizon_steps=options.max_steps)
     if not _is_complete(options):
         parts = _prepare_parts(options)

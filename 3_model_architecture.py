@@ -228,7 +228,9 @@ class VLA(nn.Module):
             The chunks, and the auxiliary prediction (N, 4) for each frame.
         """
         features = self.encode(images)
-        return self.decode(features[windows], language), self.auxiliary(features)
+        # index_select, whose gradient is summed in a fixed order; that of features[windows] is not, even on a CPU.
+        history = features.index_select(0, windows.flatten()).unflatten(0, windows.shape)  # (B, T, 512)
+        return self.decode(history, language), self.auxiliary(features)
 
 
 class Losses(NamedTuple):

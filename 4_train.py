@@ -158,12 +158,12 @@ class Trainer:
         self.autocast = _autocast_dtype(options.precision, self.device)
         self.best_path, self.last_path = options.output_dir / "best_model.pth", options.output_dir / "last.pth"
         self.architecture = stages.model_architecture()
+        self.order = torch.Generator()
+        self._load_data()
         for folder in (options.output_dir, options.log_dir):
             folder.mkdir(parents=True, exist_ok=True)
         if options.rollout_episodes:
             gl.select_backend()  # now, not after the first epochs
-        self.order = torch.Generator()
-        self._load_data()
         self.step = 0
         self.epochs_done = 0
         self.best_score: tuple[float, float] = (-1.0, -math.inf)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vla import gl
 from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance, warn_of_drift
 from vla.env import TEST_SEEDS, EnvConfig, installed_versions
 from vla.errors import UserError, run_script
@@ -82,6 +83,7 @@ def main(options: EvaluateOptions) -> None:
     options.control().check(model.config.chunk_size)  # what is wrong is told here, in one line, not by a worker
     warn_of_drift(checkpoint, options.checkpoint)
     embedding = instruction_embeddings(checkpoint, options.clip_weights)[options.instruction].numpy()
+    gl.select_backend()
     _remove_old_results(options.output_dir)
     print(f"policy: {options.checkpoint}, {provenance(checkpoint)}")
     results = _run(options, EnvConfig.from_env_args(checkpoint["env_args"]), embedding)

@@ -69,8 +69,8 @@ def test_collate_keeps_windows_on_their_own_frames(demo_file: Path) -> None:
 
 def test_worker_processes_read_the_same_batches(demo_file: Path) -> None:
     dataset = loader.LiftDataset(demo_file, ["demo_0"], 5, 2)
-    here = list(loader.make_loader(dataset, 4, 2, workers=0, shuffle=False, pin_memory=False))
-    there = list(loader.make_loader(dataset, 4, 2, workers=2, shuffle=False, pin_memory=False))
+    here = list(loader.make_loader(dataset, 4, 2, workers=0))
+    there = list(loader.make_loader(dataset, 4, 2, workers=2))
     assert len(here) == len(there) > 1
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a.frames, b.frames)
