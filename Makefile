@@ -19,6 +19,8 @@ help:
 	@echo "==> creating .venv and installing requirements.txt (5 GB with torch's CUDA libraries, a few minutes)"
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 12); sys.exit(0 if ok else "error: Python 3.10-3.12 is needed, found %d.%d; run: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@# Python 3.10 brings a pip that was still resolving after five minutes; a newer one takes one.
+	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
