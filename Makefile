@@ -30,7 +30,7 @@ setup: .venv/installed
 demo: setup
 	@echo "==> 1/3 collecting $(DEMOS) demonstrations"
 	$(RUN) 1_collect_demos.py --num-episodes $(DEMOS)
-	@echo "==> 2/3 training (about 25 minutes on two CPU cores)"
+	@echo "==> 2/3 training (about 30 minutes on two CPU cores)"
 	$(RUN) 4_train.py --resume
 	@echo "==> 3/3 evaluating on 10 unseen episodes"
 	$(RUN) 5_evaluate.py
