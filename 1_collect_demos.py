@@ -2,14 +2,17 @@
 
 Reads nothing. Writes the HDF5 file of demonstrations and a video with an overlay. Only episodes that
 pass the verdict are kept; the rest are counted, with their reasons. Stopped half-way, the same command
-goes on where it stopped.
+goes on where it stopped. With --dagger, adds episodes to the file in which a trained policy acts first and the expert
+labels what it meets.
 
     python 1_collect_demos.py --num-episodes 50
+    python 1_collect_demos.py --num-episodes 50 --dagger checkpoints/best_model.pth
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -22,11 +25,12 @@ import h5py
 from tqdm import tqdm
 
 from vla import gl
-from vla.demos import collection_settings, demo_names, merge, open_demos, read_demo
+from vla.checkpoint import load_checkpoint
+from vla.demos import collection_rounds, demo_names, merge, open_demos, read_demo
 from vla.env import TRAIN_SEEDS, EnvConfig
 from vla.errors import UserError, run_script
 from vla.expert import ExpertConfig
-from vla.files import write_text
+from vla.files import sha256, write_text
 from vla.instructions import instruction_for
 from vla.recorder import RecordTask, record_in_worker
 from vla.stats import dataset_table
@@ -36,6 +40,8 @@ from vla.workers import simulator_pool
 ATTEMPTS_PER_DEMO = 5
 ROTATION_NOISE = ExpertConfig.rotation_noise_std / ExpertConfig.noise_std
 """Rotation noise for each unit of position noise."""
+DETOURS, SLIPS = 3, 1
+"""Deliberate mistakes in a recovery demonstration, at most."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,12 @@ class CollectOptions:
     noise_std: float = ExpertConfig.noise_std
     """Noise on the executed position action before the grasp, in action units (1.0 = 5 cm); 0 = none.
     The recorded label stays clean (DART)."""
+    recovery_fraction: float = 1.0
+    """Share of episodes with deliberate mistakes: up to three detours to a random place around the cube, some with
+    closed fingers, and a slip. The labels show the way back."""
+    dagger: Path | None = None
+    """Checkpoint of a policy that acts for the first 20-99 steps of each episode while the expert labels, and then
+    takes over; the episodes are added to OUTPUT."""
     videos_dir: Path = Path("videos")
     """Folder of the videos."""
     video_episodes: tuple[int, ...] = (10,)
@@ -71,6 +83,8 @@ class CollectOptions:
             raise UserError(f"--max-steps must be at least 1, got {self.max_steps}")
         if not 0 <= self.noise_std <= 1:
             raise UserError(f"--noise-std must lie in [0, 1], got {self.noise_std}")
+        if not 0 <= self.recovery_fraction <= 1:
+            raise UserError(f"--recovery-fraction must lie in [0, 1], got {self.recovery_fraction}")
         last = self.seed + ATTEMPTS_PER_DEMO * self.num_episodes - 1
         if self.seed not in TRAIN_SEEDS or last not in TRAIN_SEEDS:
             raise UserError(
@@ -85,52 +99,79 @@ class CollectOptions:
             "seed": self.seed,
             "max_steps": self.max_steps,
             "noise_std": self.noise_std,
+            "recovery_fraction": self.recovery_fraction,
+            "dagger": None if self.dagger is None else sha256(self.dagger),
         }
+
+    def expert(self, index: int) -> ExpertConfig:
+        """The expert of demonstration `index`; those with mistakes are spread evenly."""
+        fraction = self.recovery_fraction
+        # A policy makes mistakes of its own.
+        recovers = self.dagger is None and math.floor((index + 1) * fraction) > math.floor(index * fraction)
+        return ExpertConfig(
+            noise_std=self.noise_std,
+            rotation_noise_std=ROTATION_NOISE * self.noise_std,
+            detours=DETOURS if recovers else 0,
+            slips=SLIPS if recovers else 0,
+        )
 
 
 def main(options: CollectOptions) -> None:
     gl.select_backend()
-    env = EnvConfig(horizon_steps=options.max_steps)
-    if not _is_complete(options):
-        parts = _prepare_parts(options)
+    if options.dagger is not None:
+        load_checkpoint(options.dagger)  # what is wrong with it is told here, in one line, not by a worker
+    rounds, rejected = _rounds(options)
+    if options.settings() not in rounds:
+        env = EnvConfig(horizon_steps=options.max_steps)
+        base = options.output if rounds else None
+        parts = _prepare_parts(options, first=_episode_count(base))
         reasons = _collect(options, env, parts)
-        rejected = _rejections(parts, reasons)
         attributes = {
             "env_args": env.to_env_args(),
-            "collection": json.dumps(options.settings()),
-            "rejected": json.dumps(rejected),
+            "collection": json.dumps([*rounds, options.settings()]),
+            "rejected": json.dumps(rejected + _rejections(parts, reasons)),
         }
-        merge(parts, options.output, attributes)
+        merge(list(parts.values()), options.output, attributes, base)
         shutil.rmtree(_parts_dir(options))
     with open_demos(options.output) as file:
         print(dataset_table(file, options.output))
         _write_videos(file, options)
 
 
-def _is_complete(options: CollectOptions) -> bool:
-    """Whether the file is already there with these settings; with `--overwrite` it is replaced in the end."""
+def _rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """The rounds that the file's content stands for, and their rejected episodes; none where it is to be replaced."""
     if options.output.is_dir():
         raise UserError(f"--output {options.output} is a folder; name a file in it")
-    if options.overwrite or not options.output.exists():
-        return False
+    if options.dagger is None and (options.overwrite or not options.output.exists()):
+        return [], []
     with open_demos(options.output) as file:
-        found = collection_settings(file)
-    if found != options.settings():
+        rounds = collection_rounds(file)
+        rejected: list[tuple[int, str]] = json.loads(file["data"].attrs["rejected"])
+    if options.settings() in rounds:
+        shutil.rmtree(_parts_dir(options), ignore_errors=True)  # left by a kill between the last two steps
+        print(f"{options.output} is already complete with these settings (--overwrite collects it again)")
+    elif options.dagger is None:
         raise UserError(
-            f"{options.output} was collected with {found}, asked for {options.settings()}; "
+            f"{options.output} was collected with {rounds}, asked for {options.settings()}; "
             "add --overwrite to replace it, or name another --output"
         )
-    shutil.rmtree(_parts_dir(options), ignore_errors=True)  # left by a kill between the last two steps
-    print(f"{options.output} is already complete with these settings (--overwrite collects it again)")
-    return True
+    return rounds, rejected
+
+
+def _episode_count(path: Path | None) -> int:
+    if path is None:
+        return 0
+    with open_demos(path) as file:
+        return len(file["data"])
 
 
 def _parts_dir(options: CollectOptions) -> Path:
     return options.output.with_name(f"{options.output.name}.parts")
 
 
-def _prepare_parts(options: CollectOptions) -> list[Path]:
-    """One path per demonstration, in a folder that remembers the settings of an interrupted collection."""
+def _prepare_parts(options: CollectOptions, first: int) -> dict[int, Path]:
+    """A path for each demonstration from number `first` on, in a folder that remembers the settings of an interrupted
+    collection."""
     folder = _parts_dir(options)
     settings = folder / "settings.json"
     if settings.exists() and json.loads(settings.read_text()) != options.settings():
@@ -142,21 +183,21 @@ def _prepare_parts(options: CollectOptions) -> list[Path]:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(settings, json.dumps(options.settings()))
-    return [folder / f"demo_{index:05d}.hdf5" for index in range(options.num_episodes)]
+    return {index: folder / f"demo_{index:05d}.hdf5" for index in range(first, first + options.num_episodes)}
 
 
-def _collect(options: CollectOptions, env: EnvConfig, parts: list[Path]) -> list[str]:
+def _collect(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) -> list[str]:
     """Record every part that is not there yet; return why episodes were rejected on the way."""
-    expert = ExpertConfig(noise_std=options.noise_std, rotation_noise_std=ROTATION_NOISE * options.noise_std)
     tasks = [
         RecordTask(
             part=part,
             instruction=instruction_for(index),
             seeds=tuple(options.seed + ATTEMPTS_PER_DEMO * index + attempt for attempt in range(ATTEMPTS_PER_DEMO)),
             max_steps=options.max_steps,
-            expert=expert,
+            expert=options.expert(index),
+            policy=options.dagger,
         )
-        for index, part in enumerate(parts)
+        for index, part in parts.items()
         if not part.exists()
     ]
     done = len(parts) - len(tasks)
@@ -174,13 +215,13 @@ def _collect(options: CollectOptions, env: EnvConfig, parts: list[Path]) -> list
             raise
 
 
-def _rejections(parts: list[Path], reasons: list[str]) -> list[tuple[int, str]]:
+def _rejections(parts: dict[int, Path], reasons: list[str]) -> list[tuple[int, str]]:
     """(seed, reason) of every rejected episode; `reasons` are those of this run.
 
     Raises:
         UserError: a demonstration that no seed could give.
     """
-    missing = [part.stem for part in parts if not part.exists()]
+    missing = [part.stem for part in parts.values() if not part.exists()]
     if missing:
         raise UserError(
             f"{len(missing)} demonstrations failed on all of their {ATTEMPTS_PER_DEMO} seeds, such as {missing[0]}: "
@@ -188,7 +229,7 @@ def _rejections(parts: list[Path], reasons: list[str]) -> list[tuple[int, str]]:
             "use a smaller --noise-std or a larger --max-steps, with --overwrite"
         )
     rejected: list[tuple[int, str]] = []
-    for part in parts:
+    for part in parts.values():
         with h5py.File(part, "r") as file:
             rejected += [(seed, reason) for seed, reason in json.loads(file.attrs["rejected"])]
     for reason, count in Counter(reason for _, reason in rejected).most_common():

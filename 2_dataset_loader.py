@@ -26,6 +26,7 @@ from tqdm import tqdm
 from vla.demos import Demo, attribute_text, demo_names, open_demos, read_demo, warn_of_drift
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
+from vla.preprocess import ImageSpec, cut
 from vla.stats import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
 
 CHUNK_SIZE = 10
@@ -36,7 +37,7 @@ class Segment(NamedTuple):
     """Consecutive windows of one episode, and each frame that they share once."""
 
     frames: Tensor
-    """(N, H, W, 3) uint8."""
+    """(N, R, R, 3) uint8, the region of interest with its margin."""
     windows: Tensor
     """(W, T) int64: window w ends at the frame from which its first action follows."""
     actions: Tensor
@@ -67,7 +68,10 @@ class LiftDataset(Dataset[Segment]):
 
     A window holds the T observations up to the present one (the first frame repeated at an episode's start) and
     the K actions that follow it. Neighbouring windows share most of their frames, so they are served
-    together and a frame is decoded and encoded once.
+    together and a frame is encoded once.
+
+    All frames are decoded once, cut to the region of interest, and kept in memory (0.05 MB each for the `cpu` recipe):
+    a batch of single frames from everywhere would otherwise decode sixteen to use one.
     """
 
     def __init__(
@@ -78,25 +82,23 @@ class LiftDataset(Dataset[Segment]):
         windows_per_segment: int = 1,
         observation_horizon: int = OBSERVATION_HORIZON,
         chunk_size: int = CHUNK_SIZE,
+        image: ImageSpec | None = None,
+        margin_px: int = 0,
     ) -> None:
-        self.path = path
         self.observation_horizon = observation_horizon
         self.chunk_size = chunk_size
-        self._file: h5py.File | None = None
         self.segments: list[tuple[str, list[int]]] = []
+        self._episodes: dict[str, _Episode] = {}
         with open_demos(path) as file:
-            for name in names:
-                demo = file["data"][name]
-                if not demo.attrs["success"]:
-                    continue
-                ends = list(range(0, int(demo.attrs["episode_length"]), stride))
+            chosen = [name for name in names if file["data"][name].attrs["success"]]
+            for name in tqdm(chosen, unit="episode", desc="decode", leave=False):
+                episode = _read_episode(file["data"][name], image or ImageSpec(), margin_px)
+                self._episodes[name] = episode
+                ends = list(range(0, len(episode.actions), stride))
                 for first in range(0, len(ends), windows_per_segment):
                     self.segments.append((name, ends[first : first + windows_per_segment]))
         if not self.segments:
             raise UserError(f"{path}: no successful episode among the {len(names)} selected; see --exclude")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}  # each loader process opens the file for itself
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -105,29 +107,46 @@ class LiftDataset(Dataset[Segment]):
         """Windows in all segments."""
         return sum(len(ends) for _, ends in self.segments)
 
+    def megabytes(self) -> float:
+        """Memory that the frames take."""
+        return sum(episode.frames.nbytes for episode in self._episodes.values()) / 1e6
+
     def __getitem__(self, index: int) -> Segment:
         name, ends = self.segments[index]
-        if self._file is None:
-            self._file = h5py.File(self.path, "r")
-        demo = self._file["data"][name]
+        episode = self._episodes[name]
         first, last = max(0, ends[0] - self.observation_horizon + 1), ends[-1]
-        actions = demo["actions"][ends[0] : last + self.chunk_size]
-        cube_from_gripper = demo["obs/cube_pos"][first : last + 1] - demo["obs/robot0_eef_pos"][first : last + 1]
-        fingers = demo["obs/robot0_gripper_qpos"][first : last + 1]
-        positions = np.column_stack([cube_from_gripper, fingers[:, 0] - fingers[:, 1]]) * 10
-
+        actions = episode.actions[ends[0] : last + self.chunk_size]
         history = np.arange(-self.observation_horizon + 1, 1)
         windows = np.maximum(np.array(ends)[:, None] + history, 0) - first
         future = np.array(ends)[:, None] - ends[0] + np.arange(self.chunk_size)
         mask = future < len(actions)
         return Segment(
-            frames=torch.from_numpy(demo["images"][first : last + 1]),
+            frames=episode.frames[first : last + 1],
             windows=torch.from_numpy(windows),
             actions=torch.from_numpy(actions[np.minimum(future, len(actions) - 1)]),
             mask=torch.from_numpy(mask),
-            positions=torch.from_numpy(positions.astype(np.float32)),
-            instruction=attribute_text(demo.attrs["language_instruction"]),
+            positions=torch.from_numpy(episode.positions[first : last + 1]),
+            instruction=episode.instruction,
         )
+
+
+class _Episode(NamedTuple):
+    frames: Tensor
+    actions: np.ndarray
+    positions: np.ndarray
+    instruction: str
+
+
+def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int) -> _Episode:
+    cube_from_gripper = demo["obs/cube_pos"][:] - demo["obs/robot0_eef_pos"][:]
+    fingers = demo["obs/robot0_gripper_qpos"][:]
+    positions = np.column_stack([cube_from_gripper, fingers[:, 0] - fingers[:, 1]]) * 10
+    return _Episode(
+        frames=cut(torch.from_numpy(demo["images"][:]), image, margin_px),
+        actions=demo["actions"][:],
+        positions=positions.astype(np.float32),
+        instruction=attribute_text(demo.attrs["language_instruction"]),
+    )
 
 
 def collate(segments: list[Segment]) -> Batch:
@@ -148,27 +167,19 @@ def make_loader(
     dataset: LiftDataset,
     batch_windows: int,
     windows_per_segment: int,
-    workers: int,
     order: torch.Generator | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Any]:
-    """Batches of about `batch_windows` windows, read by `workers` processes (0: by this one).
+    """Batches of about `batch_windows` windows, from memory: it needs no loading processes.
 
-    The order is drawn from `order`, which nothing else draws from (torch's global generator also serves the start of
-    the workers); None: the dataset's own order.
+    The order is drawn from `order`, which nothing else draws from; None: the dataset's own order.
     """
-    options: dict[str, Any] = {}
-    if workers:
-        # Spawned: a fork would copy the simulator's GL context of a training that also evaluates.
-        options = {"multiprocessing_context": "spawn", "persistent_workers": True, "prefetch_factor": 2}
     return DataLoader(
         dataset,
         batch_size=max(1, batch_windows // windows_per_segment),
         sampler=None if order is None else RandomSampler(dataset, generator=order),
-        num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        **options,
     )
 
 

@@ -23,8 +23,12 @@ from vla.text import EMBEDDING_DIM, TextEncoder
 from vla.weights import describe, load_vision_weights
 
 MOTION_DIM = 6
-AUXILIARY_DIM = 4
-"""What the auxiliary head predicts: cube minus gripper (3, decimetres) and finger opening (decimetres)."""
+POSITION_DIM = 4
+"""Cube minus gripper (3, decimetres) and finger opening (decimetres)."""
+AUXILIARY_SCALES_DM = (0.5, 0.2, 0.1)
+"""The auxiliary head also predicts tanh(cube minus gripper / scale). Across the table a centimetre is little; at the
+cube it decides the grasp, and these targets make it as large in the features as a decimetre is."""
+AUXILIARY_DIM = POSITION_DIM + 3 * len(AUXILIARY_SCALES_DM)
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,7 @@ class VLA(nn.Module):
             language: (B, 512) raw instruction embeddings.
 
         Returns:
-            The chunks, and the auxiliary prediction (N, 4) for each frame.
+            The chunks, and the auxiliary prediction (N, 13) for each frame.
         """
         features = self.encode(images)
         # index_select, whose gradient is summed in a fixed order; that of features[windows] is not, even on a CPU.
@@ -240,10 +244,18 @@ class Losses(NamedTuple):
     motion: Tensor
     gripper: Tensor
     auxiliary: Tensor
+    position: Tensor
+    """MSE of the auxiliary head's positions alone, decimetres squared."""
     first_motion: Tensor
     """MSE of the chunk's first action alone: the one that control executes."""
     first_gripper_accuracy: Tensor
     """Share of windows whose first gripper command is right."""
+
+
+def auxiliary_targets(positions: Tensor) -> Tensor:
+    """What the auxiliary head should say: (N, 4) decimetres -> (N, 13)."""
+    offsets = positions[:, :3]
+    return torch.cat([positions, *(torch.tanh(offsets / scale) for scale in AUXILIARY_SCALES_DM)], dim=-1)
 
 
 def compute_losses(
@@ -251,25 +263,32 @@ def compute_losses(
     actions: Tensor,
     mask: Tensor,
     auxiliary: Tensor,
-    auxiliary_target: Tensor,
+    positions: Tensor,
     gripper_weight: float,
     auxiliary_weight: float,
+    chunk_discount: float = 1.0,
 ) -> Losses:
     """MSE on the six motion dimensions, and the gripper by itself (sec. 7.5: its own loss and weight).
 
     Args:
         actions: (B, K, 7) in [-1, 1].
         mask: (B, K) bool, False where the episode had already ended; such actions count nowhere.
-        auxiliary, auxiliary_target: (N, 4) decimetres.
+        auxiliary: (N, 13), see `auxiliary_targets`.
+        positions: (N, 4) decimetres.
+        chunk_discount: weight of an action of the chunk relative to the one before it.
     """
+    weight = mask * chunk_discount ** torch.arange(mask.shape[1], device=mask.device)  # (B, K)
+    weight = weight / weight.sum()
     motion_error = (prediction.motion - actions[..., :MOTION_DIM]).square().mean(dim=-1)
-    motion = motion_error[mask].mean()
+    motion = (weight * motion_error).sum()
     closing = (actions[..., -1] > 0).float()
-    gripper = F.binary_cross_entropy_with_logits(prediction.gripper_logit[mask], closing[mask])
+    gripper_error = F.binary_cross_entropy_with_logits(prediction.gripper_logit, closing, reduction="none")
+    gripper = (weight * gripper_error).sum()
     first_accuracy = ((prediction.gripper_logit > 0) == (closing > 0))[:, 0].float().mean()
-    position = F.mse_loss(auxiliary, auxiliary_target)
-    total = motion + gripper_weight * gripper + auxiliary_weight * position
-    return Losses(total, motion, gripper, position, motion_error[:, 0].mean(), first_accuracy)
+    auxiliary_error = F.mse_loss(auxiliary, auxiliary_targets(positions))
+    position = F.mse_loss(auxiliary[:, :POSITION_DIM], positions)
+    total = motion + gripper_weight * gripper + auxiliary_weight * auxiliary_error
+    return Losses(total, motion, gripper, auxiliary_error, position, motion_error[:, 0].mean(), first_accuracy)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vla import gl, stages
-from vla.checkpoint import build_model, load_checkpoint, save_checkpoint
+from vla.checkpoint import build_model, export_policy, load_checkpoint, save_checkpoint
 from vla.demos import attribute_text, open_demos, warn_of_drift
 from vla.env import VALIDATION_SEEDS, EnvConfig, Simulator, installed_versions
 from vla.errors import UserError, run_script
@@ -30,7 +29,7 @@ from vla.evaluation import EpisodeResult, run_episode
 from vla.files import sha256
 from vla.instructions import INSTRUCTIONS, instruction_for
 from vla.policy import PolicyActor
-from vla.preprocess import prepare, prepare_augmented
+from vla.preprocess import prepare_augmented, prepare_regions
 from vla.recipes import RECIPES, Recipe
 from vla.stats import rate
 from vla.text import InstructionEmbeddings, TextEncoder
@@ -74,8 +73,6 @@ class TrainOptions:
     """ResNet18's initial weights: torchvision tag, local file, or 'none'."""
     clip_weights: str = "openai"
     """Text tower's weights: open_clip tag, local file, or 'none'."""
-    workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
-    """Data-loading processes, the report's 4 where there are as many cores; 0: load in this one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -84,6 +81,8 @@ class TrainOptions:
     """Of initial weights, order, augmentation and dropout."""
     resume: bool = False
     """Continue from OUTPUT_DIR/last.pth where there is one."""
+    export: Path | None = None
+    """Write the best policy to this file as well, in half precision, for sharing; with --resume, of a finished run."""
     overwrite: bool = False
     """Start anew although OUTPUT_DIR holds a run."""
 
@@ -92,7 +91,6 @@ class TrainOptions:
             ("rollout_episodes", 0),
             ("rollout_steps", 1),
             ("restarts", 0),
-            ("workers", 0),
             ("seed", 0),
         ):
             if getattr(self, name) < least:
@@ -136,6 +134,9 @@ def main(options: TrainOptions) -> None:
         trainer.run_epoch(epoch)
     trainer.close()
     best = load_checkpoint(trainer.best_path)["training"]
+    if options.export is not None:
+        export_policy(trainer.best_path, options.export)
+        print(f"exported: {options.export} ({options.export.stat().st_size / 1e6:.0f} MB)")
     print(f"best: epoch {best['epoch']}, {best['score_text']} -> {trainer.best_path}")
 
 
@@ -178,8 +179,12 @@ class Trainer:
             spoken = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
             names = {split: loader.selected_names(file, split, options.exclude) for split in ("train", "valid")}
         self.instructions = sorted(spoken.union(INSTRUCTIONS))
-        config = self.architecture.ModelConfig(image=recipe.image, pooling=options.pooling)
+        config = self.architecture.ModelConfig(
+            image=recipe.image, pooling=options.pooling, observation_horizon=recipe.observation_horizon
+        )
         self.model_config = config
+        picture_px = EnvConfig.from_env_args(self.env_args).image_size_px
+        self.margin_px = recipe.augmentation.margin_px(picture_px)
 
         def make(split: str) -> Any:
             dataset = loader.LiftDataset(
@@ -189,13 +194,17 @@ class Trainer:
                 recipe.windows_per_segment,
                 config.observation_horizon,
                 config.chunk_size,
+                recipe.image,
+                self.margin_px,
             )
-            print(f"{split}: {len(names[split])} episodes, {dataset.window_count()} windows")
+            print(
+                f"{split}: {len(names[split])} episodes, {dataset.window_count()} windows, "
+                f"{dataset.megabytes():.0f} MB of frames in memory"
+            )
             return loader.make_loader(
                 dataset,
                 recipe.batch_windows,
                 recipe.windows_per_segment,
-                options.workers if split == "train" else 0,
                 self.order if split == "train" else None,
                 self.device.type == "cuda",
             )
@@ -263,7 +272,7 @@ class Trainer:
             self.options.clip_weights,
         )
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
+            self.model.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
         )
         print(
             f"device {self.device}, {'bfloat16' if self.autocast else 'float32'} | "
@@ -276,8 +285,7 @@ class Trainer:
         self.log.begin_epoch(self.step)
         seed = self.options.seed * 1_000_003 + epoch
         self.order.manual_seed(seed)
-        # The first iterator of a process starts its workers, and draws a number for them: seed after it.
-        batches = iter(self.train_loader)
+        batches = iter(self.train_loader)  # draws a number for itself: seed after it
         torch.manual_seed(seed)  # history dropout and dropout
         augmentation = torch.Generator().manual_seed(seed)
         self.model.train()
@@ -308,6 +316,7 @@ class Trainer:
             batch.segments.to(self.device),
             self.recipe.image,
             self.recipe.augmentation,
+            self.margin_px,
             augmentation,
         )
         dropped = torch.rand(len(batch.windows)) < self.recipe.history_dropout
@@ -339,14 +348,16 @@ class Trainer:
             batch.positions.to(self.device),
             self.recipe.gripper_weight,
             self.recipe.auxiliary_weight,
+            self.recipe.chunk_discount,
         )
 
     def _scheduled_rate(self) -> float:
-        """Cosine annealing (sec. 4.4.1); with restarts, that many shorter ones in a row."""
+        """Cosine annealing (sec. 4.4.1) after the warm-up; with restarts, that many shorter ones in a row."""
         cycle = math.ceil(self.total_steps / (self.options.restarts + 1))
         progress = (self.step % cycle) / cycle
         low, high = self.recipe.min_learning_rate, self.recipe.learning_rate
-        return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+        warmth = min(1.0, (self.step + 1) / max(1.0, self.recipe.warmup_fraction * self.total_steps))
+        return warmth * (low + (high - low) * (1 + math.cos(math.pi * progress)) / 2)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -357,13 +368,14 @@ class Trainer:
         sums: dict[str, float] = {}
         batches = 0
         for batch in self.valid_loader:
-            losses = self._losses(batch, prepare(batch.frames.to(self.device), self.recipe.image))
+            images = prepare_regions(batch.frames.to(self.device), self.recipe.image, self.margin_px)
+            losses = self._losses(batch, images)
             for name, value in losses._asdict().items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             batches += 1
         means = {f"valid/{name}": value / batches for name, value in sums.items()}
         # MSE over 3 position components and the opening, in decimetres: an error in centimetres.
-        means["valid/position_error_cm"] = 10 * math.sqrt(means["valid/auxiliary"])
+        means["valid/position_error_cm"] = 10 * math.sqrt(means["valid/position"])
         return means
 
     def _roll_out(self) -> dict[str, float]:

@@ -20,7 +20,14 @@ import numpy as np
 from tqdm import tqdm
 
 from vla import gl
-from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance, warn_of_drift
+from vla.checkpoint import (
+    build_model,
+    default_checkpoint,
+    instruction_embeddings,
+    load_checkpoint,
+    provenance,
+    warn_of_drift,
+)
 from vla.env import TEST_SEEDS, EnvConfig, installed_versions
 from vla.errors import UserError, run_script
 from vla.evaluation import EpisodeResult, EvalTask, evaluate_in_worker, report_table
@@ -36,8 +43,8 @@ RESULTS_VERSION = 1
 class EvaluateOptions:
     """Options of the evaluation."""
 
-    checkpoint: Path = Path("checkpoints/best_model.pth")
-    """Checkpoint to evaluate."""
+    checkpoint: Path = field(default_factory=default_checkpoint)
+    """Checkpoint to evaluate; without one of your own, the shipped checkpoints/lift.pth."""
     num_episodes: int = 10
     """Episodes to run."""
     instruction: str = "Pick up the cube"

@@ -8,7 +8,7 @@ and the latest evaluation's table. Writes nothing but temporary files, which Gra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from vla import stages
-from vla.checkpoint import load_checkpoint, provenance, warn_of_drift
+from vla.checkpoint import default_checkpoint, load_checkpoint, provenance, warn_of_drift
 from vla.env import TEST_SEEDS, EnvConfig
 from vla.errors import UserError, run_script
 from vla.instructions import INSTRUCTIONS
@@ -56,7 +56,7 @@ ABOUT_ACTIONS = (
 class WebOptions:
     """Options of the web page."""
 
-    checkpoint: Path = Path("checkpoints/best_model.pth")
+    checkpoint: Path = field(default_factory=default_checkpoint)
     """Checkpoint of the policy; where there is none, the page offers the expert alone."""
     results: Path = Path("videos/results.md")
     """Table of the latest evaluation, shown where it exists."""

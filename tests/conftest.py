@@ -51,7 +51,7 @@ def demo_file(sim: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
         record(sim, task)
         parts.append(task.part)
     output = folder / "demos.hdf5"
-    attributes = {"env_args": EnvConfig().to_env_args(), "collection": json.dumps({}), "rejected": json.dumps([])}
+    attributes = {"env_args": EnvConfig().to_env_args(), "collection": json.dumps([]), "rejected": json.dumps([])}
     merge(parts, output, attributes)
     return output
 

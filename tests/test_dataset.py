@@ -11,7 +11,16 @@ import torch
 
 from vla import stages
 from vla.errors import UserError
-from vla.preprocess import IMAGENET_MEAN, IMAGENET_STD, Augmentation, ImageSpec, prepare, prepare_augmented
+from vla.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    ImageSpec,
+    cut,
+    prepare,
+    prepare_augmented,
+    prepare_regions,
+)
 
 loader = stages.dataset_loader()
 T, K = 10, 10
@@ -67,15 +76,33 @@ def test_collate_keeps_windows_on_their_own_frames(demo_file: Path) -> None:
     assert row == len(batch.actions) == len(batch.mask)
 
 
-def test_worker_processes_read_the_same_batches(demo_file: Path) -> None:
+def test_order_is_drawn_from_its_own_generator(demo_file: Path) -> None:
     dataset = loader.LiftDataset(demo_file, ["demo_0"], 5, 2)
-    here = list(loader.make_loader(dataset, 4, 2, workers=0))
-    there = list(loader.make_loader(dataset, 4, 2, workers=2))
-    assert len(here) == len(there) > 1
-    for a, b in zip(here, there, strict=True):
-        assert torch.equal(a.frames, b.frames)
-        assert torch.equal(a.windows, b.windows)
-        assert torch.equal(a.actions, b.actions)
+
+    def actions(order: torch.Generator | None) -> torch.Tensor:
+        return torch.cat([batch.actions for batch in loader.make_loader(dataset, 4, 2, order)])
+
+    in_order = actions(None)
+    shuffled = actions(torch.Generator().manual_seed(1))
+    assert torch.equal(shuffled, actions(torch.Generator().manual_seed(1)))
+    assert not torch.equal(shuffled, in_order)
+    torch.testing.assert_close(shuffled.sum(dim=0), in_order.sum(dim=0))
+
+
+def test_frames_are_kept_as_the_region_of_interest_and_prepared_as_in_control(demo_file: Path) -> None:
+    spec = ImageSpec(size_px=64, crop_top=20 / 224, crop_left=48 / 224, crop_size=128 / 224)
+    segment = loader.LiftDataset(demo_file, ["demo_0"], 5, 3, 1, 10, spec, margin_px=2)[1]
+    assert segment.frames.shape == (11, 132, 132, 3)
+    with h5py.File(demo_file) as file:
+        whole = torch.from_numpy(file["data/demo_0/images"][15:26])
+    assert torch.equal(prepare_regions(segment.frames, spec, 2), prepare(whole, spec))
+
+
+def test_margin_beyond_the_picture_repeats_its_edge() -> None:
+    picture = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4, 1)
+    widened = cut(picture, ImageSpec(), margin_px=1)[0, :, :, 0]
+    assert widened[0].tolist() == [0, 0, 1, 2, 3, 3]
+    assert widened[:, 0].tolist() == [0, 0, 4, 8, 12, 12]
 
 
 def test_exclusion_list(demo_file: Path, tmp_path: Path) -> None:
@@ -121,17 +148,30 @@ def test_region_of_interest_is_cut_at_the_cameras_resolution() -> None:
 
 
 def test_augmentation_changes_images_a_little_and_repeatably(demo_file: Path) -> None:
-    segment = loader.LiftDataset(demo_file, ["demo_0"], 1, 4)[3]
+    change = Augmentation()
+    margin = change.margin_px(224)
+    segment = loader.LiftDataset(demo_file, ["demo_0"], 1, 4, margin_px=margin)[3]
     ids = torch.zeros(len(segment.frames), dtype=torch.int64)
 
     def augmented(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return prepare_augmented(segment.frames, ids, ImageSpec(), Augmentation(), generator)
+        return prepare_augmented(segment.frames, ids, ImageSpec(), change, margin, generator)
 
-    plain = prepare(segment.frames, ImageSpec())
-    assert augmented(0).shape == plain.shape
+    plain = prepare_regions(segment.frames, ImageSpec(), margin)
+    assert margin == 1
+    assert augmented(0).shape == plain.shape == (len(ids), 3, 224, 224)
     assert torch.equal(augmented(0), augmented(0))
     assert not torch.equal(augmented(0), augmented(1))
     still = Augmentation(max_shift=0, max_brightness=0, max_contrast=0)
-    same = prepare_augmented(segment.frames, ids, ImageSpec(), still, torch.Generator())
+    whole = segment.frames[:, margin:-margin, margin:-margin]
+    same = prepare_augmented(whole, ids, ImageSpec(), still, 0, torch.Generator())
     torch.testing.assert_close(same, plain)
+
+
+def test_one_draw_for_each_segment(demo_file: Path) -> None:
+    frame = loader.LiftDataset(demo_file, ["demo_0"], 1, 1, 1, margin_px=3)[0].frames
+    ids = torch.tensor([0, 0, 1])
+    shifted = Augmentation(max_shift=3 / 224)
+    prepared = prepare_augmented(frame.repeat(3, 1, 1, 1), ids, ImageSpec(), shifted, 3, torch.Generator())
+    assert torch.equal(prepared[0], prepared[1])
+    assert not torch.equal(prepared[0], prepared[2])

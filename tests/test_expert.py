@@ -98,6 +98,37 @@ def test_noise_changes_what_is_executed_before_the_grasp_only(sim: Simulator) ->
     assert all(np.abs(step.decision.action).max() <= 1 for step in steps)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_detours_and_slips_are_labelled_with_the_way_back(sim: Simulator, seed: int) -> None:
+    config = ExpertConfig(noise_std=0.0, detours=3, detour_probability=0.5, slips=1, slip_probability=0.3)
+    judge = Judge()
+    steps = list(rollout(sim, ExpertActor(config), "", seed, 300, judge))
+    sources = [step.decision.source for step in steps]
+    assert judge.success, judge.explain()
+    assert set(sources) == {"expert", "detour"}
+    for step in steps:
+        decision, evidence = step.decision, step.observation.evidence
+        if decision.source == "expert":
+            np.testing.assert_array_equal(decision.action, decision.label)
+        if evidence.is_grasped(judge.limits):
+            assert decision.label[-1] > 0  # a slip is executed, never taught
+        elif np.linalg.norm(evidence.gripper_pos - evidence.cube_pos) > QUIET.grasp_reached_m:
+            assert decision.label[-1] < 0  # nor is closing beside the cube
+    slipped = [step for step in steps if step.decision.label[-1] > 0 > step.decision.action[-1]]
+    assert slipped
+
+
+def test_motion_before_the_grasp_has_no_jumps() -> None:
+    """Neighbouring states have neighbouring labels: the slope is bounded, over the whole neighbourhood of the cube."""
+    expert = ExpertActor(QUIET)
+    offsets = np.random.default_rng(0).uniform([-0.08, -0.08, -0.01], [0.08, 0.08, 0.15], size=(2000, 3))
+    directions = np.random.default_rng(1).normal(size=(2000, 3))
+    nudges = 1e-4 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    for offset, nudge in zip(offsets, nudges, strict=True):
+        here, there = (expert._towards_cube(place, may_descend=True) for place in (offset, offset + nudge))
+        assert np.linalg.norm(here - there) < 10 * np.linalg.norm(nudge)
+
+
 def test_noise_is_repeatable(sim: Simulator) -> None:
     actor = ExpertActor()
     first = [step.decision.action for step in rollout(sim, actor, "", 4, 30, Judge())]

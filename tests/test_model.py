@@ -83,7 +83,7 @@ def test_shapes(model: Any, text: TextEncoder) -> None:
     prediction, auxiliary = model(images, windows, text(INSTRUCTIONS[:2]))
     assert prediction.actions().shape == (2, 10, 7)
     assert prediction.actions().abs().max() <= 1
-    assert auxiliary.shape == (12, 4)
+    assert auxiliary.shape == (12, 13)
     assert model.encode(images).shape == (12, 512)
 
 
@@ -113,6 +113,27 @@ def test_padding_counts_nowhere(model: Any, text: TextEncoder, batch: Any) -> No
     padded = batch._replace(mask=mask)
     garbage = padded._replace(actions=torch.where(mask[..., None], batch.actions, torch.full((), -1.0)))
     assert float(_losses(model, padded, text).total) == float(_losses(model, garbage, text).total)
+
+
+def test_chunk_discount_leaves_the_first_action(model: Any, text: TextEncoder, batch: Any) -> None:
+    known = dict(zip(INSTRUCTIONS, _embed_all(text), strict=True))
+    language = torch.stack([known[instruction] for instruction in batch.instructions])
+    with torch.no_grad():
+        prediction, auxiliary = model.eval()(prepare(batch.frames, SMALL.image), batch.windows, language)
+        losses = architecture.compute_losses(
+            prediction, batch.actions, batch.mask, auxiliary, batch.positions, 0.3, 1.0, chunk_discount=1e-6
+        )
+    assert float(losses.motion) == pytest.approx(float(losses.first_motion), rel=1e-3)
+
+
+def test_auxiliary_targets_grow_fine_near_the_cube() -> None:
+    near, far = torch.tensor([[0.01, 0.0, 0.0, 0.8]]), torch.tensor([[1.01, 0.0, 0.0, 0.8]])
+    at_cube = architecture.auxiliary_targets(torch.tensor([[0.0, 0.0, 0.0, 0.8]]))
+    across = architecture.auxiliary_targets(torch.tensor([[1.0, 0.0, 0.0, 0.8]]))
+    assert at_cube.shape == (1, architecture.AUXILIARY_DIM)
+    finest = architecture.AUXILIARY_DIM - 3  # tanh(x / 1 cm)
+    assert (architecture.auxiliary_targets(near) - at_cube)[0, finest] > 0.09  # one millimetre
+    assert (architecture.auxiliary_targets(far) - across)[0, finest].abs() < 1e-6
 
 
 def test_instruction_reaches_the_action(model: Any, text: TextEncoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, assert_user_error, run_script
+from vla.demos import demo_names
 
 QUICK_TRAINING = (
     "--recipe",
@@ -28,8 +30,6 @@ QUICK_TRAINING = (
     "2",
     "--batch-windows",
     "8",
-    "--workers",
-    "1",
     "--rollout-episodes",
     "1",
     "--rollout-steps",
@@ -105,6 +105,55 @@ def test_killed_collection_continues_to_the_same_episodes(workspace: Path, tmp_p
         for name in ("demo_0", "demo_1", "demo_2"):
             for key in ("images", "actions", "states"):
                 np.testing.assert_array_equal(here[f"data/{name}/{key}"], there[f"data/{name}/{key}"])
+
+
+def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tmp_path: Path) -> None:
+    data = tmp_path / "demos.hdf5"
+    shutil.copy(workspace / "data/lift_demos.hdf5", data)
+    arguments = (
+        "--output",
+        data,
+        "--num-episodes",
+        "2",
+        "--video-episodes",
+        "--dagger",
+        workspace / "checkpoints/best_model.pth",
+    )
+    done = run_script(ROOT / "1_collect_demos.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data) as file, h5py.File(workspace / "data/lift_demos.hdf5") as before:
+        assert sorted(file["data"]) == [f"demo_{index}" for index in range(5)]
+        np.testing.assert_array_equal(file["data/demo_2/images"], before["data/demo_2/images"])
+        assert demo_names(file, "valid") == [*demo_names(before, "valid"), "demo_4"]
+        assert [made["num_episodes"] for made in json.loads(file["data"].attrs["collection"])] == [3, 2]
+        for name in ("demo_3", "demo_4"):
+            demo = file["data"][name]
+            sources = list(demo["sources"][:])
+            handover = sources.index(next(source for source in sources if source != b"policy"))
+            assert 20 <= handover < 100
+            assert b"policy" not in sources[handover:]
+            # The labels are the expert's, also where the policy acted.
+            assert not np.array_equal(demo["actions"][:handover], demo["executed_actions"][:handover])
+            assert demo.attrs["success"]
+    again = run_script(ROOT / "1_collect_demos.py", *arguments, cwd=tmp_path)
+    assert "already complete" in again.stdout
+    missing = ("--dagger", tmp_path / "none.pth", "--output", data)
+    assert_user_error(run_script(ROOT / "1_collect_demos.py", *missing, cwd=tmp_path), "none.pth", "4_train.py")
+
+
+def test_exported_policy_is_half_the_size_and_runs(workspace: Path, tmp_path: Path) -> None:
+    target = tmp_path / "lift.pth"
+    done = run_script(ROOT / "4_train.py", *QUICK_TRAINING, "--resume", "--export", target, cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    whole = torch.load(workspace / "checkpoints/best_model.pth", weights_only=True)["model"]
+    half = torch.load(target, weights_only=True)["model"]
+    assert target.stat().st_size < 50e6
+    for name, value in whole.items():
+        torch.testing.assert_close(half[name].float(), value.float(), rtol=1e-3, atol=1e-4)
+    evaluated = run_script(
+        ROOT / "5_evaluate.py", "--checkpoint", target, "--num-episodes", "1", "--max-steps", "3", cwd=tmp_path
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
 
 
 def test_inspection_writes_the_pages(workspace: Path) -> None:

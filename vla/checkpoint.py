@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from vla.text import InstructionEmbeddings
 from vla.weights import Identity, describe
 
 FORMAT_VERSION = 1
+BEST = Path("checkpoints/best_model.pth")
+"""What training writes."""
+SHIPPED = Path("checkpoints/lift.pth")
+"""The reference policy that comes with the repository."""
 _REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args", "training")
+
+
+def default_checkpoint() -> Path:
+    """The user's own policy, or the shipped one where there is none yet."""
+    return SHIPPED if SHIPPED.exists() and not BEST.exists() else BEST
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -51,6 +61,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def export_policy(source: Path, target: Path) -> None:
+    """Write the policy of `source` for sharing: weights in half precision, half the size."""
+    content = load_checkpoint(source)
+    content.pop("optimizer", None)
+    weights = content["model"]
+    content["model"] = half = {name: w.half() if w.is_floating_point() else w for name, w in weights.items()}
+    broken = [name for name, weight in half.items() if not torch.isfinite(weight).all()]
+    if broken:
+        raise UserError(f"{source} cannot be written in half precision: {broken[0]} overflows; share {source} itself")
+    save_checkpoint(target, content)
+
+
 def build_model(checkpoint: Mapping[str, Any], path: Path) -> Any:
     """The network of a checkpoint (`3_model_architecture.VLA`) with its weights, in evaluation mode.
 
@@ -67,6 +89,13 @@ def build_model(checkpoint: Mapping[str, Any], path: Path) -> Any:
             "train again with: python 4_train.py"
         ) from None
     return model.eval()
+
+
+@functools.cache
+def load_policy(path: Path, device: torch.device) -> tuple[Any, dict[str, Any]]:
+    """The network of a checkpoint on `device`, and the checkpoint; loaded once in a process."""
+    checkpoint = load_checkpoint(path)
+    return build_model(checkpoint, path).to(device), checkpoint
 
 
 def instruction_embeddings(checkpoint: Mapping[str, Any], clip_weights: str) -> InstructionEmbeddings:

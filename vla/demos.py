@@ -22,7 +22,7 @@ from vla.errors import UserError
 from vla.files import atomic_path
 from vla.verdict import Evidence, Judge
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # gzip is the one strong filter that every h5py can read. Its window is 32 KiB: a chunk of 16 frames of
 # one 28x28 tile (37 KiB) lets it see the same tile in the frame before, and most tiles never change.
@@ -31,7 +31,7 @@ GZIP_LEVEL = 9
 
 VALID_FRACTION = 0.1
 
-_ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases")
+_ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
 _DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence")
 _DEMO_ATTRIBUTES = ("language_instruction", "success", "episode_length", "seed")
 
@@ -54,6 +54,8 @@ class Demo:
     """(T, 1 + nq + nv) float64, simulator state before the action."""
     phases: np.ndarray
     """(T,) bytes, the expert's phase."""
+    sources: np.ndarray
+    """(T,) bytes, who chose the executed action (`vla.rollout.Decision.source`)."""
     observations: Mapping[str, np.ndarray]
     """Low-dimensional observations before the action, (T, n) each, by robomimic's names."""
     evidence: Mapping[str, np.ndarray]
@@ -74,7 +76,7 @@ def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
     """Write one demonstration into its (empty) group."""
     chunk = tuple(min(size, limit) for size, limit in zip(demo.images.shape, IMAGE_CHUNK, strict=True))
     group.create_dataset("images", data=demo.images, chunks=chunk, compression="gzip", compression_opts=GZIP_LEVEL)
-    for name in ("actions", "executed_actions", "rewards", "states", "phases"):
+    for name in ("actions", "executed_actions", "rewards", "states", "phases", "sources"):
         group.create_dataset(name, data=getattr(demo, name))
     dones = np.zeros(len(demo), dtype=np.uint8)
     dones[-1] = 1
@@ -104,24 +106,33 @@ def read_demo(group: h5py.Group) -> Demo:
     )
 
 
-def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any]) -> None:
-    """Copy the one demonstration of each part into `output` as demo_0, demo_1, ..., with the split masks."""
+def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any], base: Path | None = None) -> None:
+    """Copy the one demonstration of each part into `output` as demo_0, demo_1, ..., with the split masks.
+
+    Those of `base` (a file of demonstrations, which may be `output` itself) come first and keep their split.
+    """
     with atomic_path(output) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_group("data")
-        total = 0
-        for index, part in enumerate(parts):
+        train: list[bytes] = []
+        valid: list[bytes] = []
+        if base is not None:
+            with open_demos(base) as source:
+                for name in demo_names(source):
+                    source.copy(source["data"][name], data, name=name)
+                train, valid = list(source["mask/train"][:]), list(source["mask/valid"][:])
+        first = len(data)
+        for index, part in enumerate(parts, start=first):
             with h5py.File(part, "r") as source:
                 source.copy(source["demo"], data, name=f"demo_{index}")
-            total += int(data[f"demo_{index}"].attrs["num_samples"])
-        data.attrs["total"] = total
+        data.attrs["total"] = sum(int(demo.attrs["num_samples"]) for demo in data.values())
         data.attrs["schema_version"] = SCHEMA_VERSION
         for name, value in attributes.items():
             data.attrs[name] = value
         # The last tenth by index: instructions alternate, so both sides hold every wording.
-        names = [f"demo_{index}".encode() for index in range(len(parts))]
-        valid = max(1, round(VALID_FRACTION * len(names))) if len(names) > 1 else 0
-        file["mask/train"] = names[: len(names) - valid]
-        file["mask/valid"] = np.array(names[len(names) - valid :], dtype="S16")
+        names = [f"demo_{index}".encode() for index in range(first, first + len(parts))]
+        kept_back = max(1, round(VALID_FRACTION * len(names))) if len(names) > 1 else 0
+        file["mask/train"] = np.array(train + names[: len(names) - kept_back], dtype="S16")
+        file["mask/valid"] = np.array(valid + names[len(names) - kept_back :], dtype="S16")
 
 
 @contextlib.contextmanager
@@ -183,10 +194,10 @@ def warn_of_drift(file: h5py.File, path: Path) -> None:
         print(f"WARNING: {path} was written with other versions ({drift}); physics and pixels may differ")
 
 
-def collection_settings(file: h5py.File) -> dict[str, Any]:
-    """The options that the file was collected with."""
-    settings: dict[str, Any] = json.loads(file["data"].attrs["collection"])
-    return settings
+def collection_rounds(file: h5py.File) -> list[dict[str, Any]]:
+    """The options of each round in which the file was collected: the first, then those of DAgger."""
+    rounds: list[dict[str, Any]] = json.loads(file["data"].attrs["collection"])
+    return rounds
 
 
 def attribute_text(value: str | bytes) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from vla.checkpoint import build_model, load_checkpoint
+from vla.checkpoint import load_policy
 from vla.env import Simulator
 from vla.policy import ControlConfig, PolicyActor
 from vla.rollout import rollout
@@ -19,7 +17,6 @@ from vla.stats import markdown_table, rate
 from vla.text import InstructionEmbeddings
 from vla.verdict import Judge, check
 from vla.video import episode_frames, write_video
-from vla.weights import Identity
 from vla.workers import simulator
 
 
@@ -99,16 +96,10 @@ def evaluate_in_worker(task: EvalTask) -> EpisodeResult:
     """Run `task` with this worker's simulator and its copy of the policy."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, text_identity = _policy(task.checkpoint, device)
+    model, checkpoint = load_policy(task.checkpoint, device)
     known = {task.instruction: torch.from_numpy(task.embedding)}
-    actor = PolicyActor(model, InstructionEmbeddings(known, text_identity, ""), device, task.control)
+    actor = PolicyActor(model, InstructionEmbeddings(known, checkpoint["text_identity"], ""), device, task.control)
     return run_episode(simulator(), actor, task.instruction, task.seed, task.max_steps, task.video)
-
-
-@functools.cache
-def _policy(path: Path, device: torch.device) -> tuple[nn.Module, Identity]:
-    checkpoint = load_checkpoint(path)
-    return build_model(checkpoint, path).to(device), checkpoint["text_identity"]
 
 
 def report_table(results: Sequence[EpisodeResult]) -> str:

@@ -79,7 +79,7 @@ class PolicyActor:
         action = self.chunk[offset] if self._control.ensemble_decay is None else self._ensemble()
         self._step += 1
         self.latencies_ms.append(1e3 * (time.perf_counter() - start))
-        return Decision(action=action, label=action, phase="policy")
+        return Decision(action=action, label=action, phase="policy", source="policy")
 
     @torch.inference_mode()
     def _see(self, image: np.ndarray) -> None:

@@ -44,6 +44,26 @@ class Augmentation:
     max_contrast: float = 0.2
     """Largest relative change of the contrast."""
 
+    def margin_px(self, picture_px: int) -> int:
+        """Pixels that a picture of this side can shift, and so must be kept around the region of interest."""
+        return round(self.max_shift * picture_px)
+
+
+def cut(images: Tensor, spec: ImageSpec, margin_px: int = 0) -> Tensor:
+    """The region of interest at the camera's resolution, with a margin; beyond the picture its edge is repeated.
+
+    Args:
+        images: (N, H, W, C) of any type.
+
+    Returns:
+        (N, R + 2 margin, R + 2 margin, C).
+    """
+    height, width = images.shape[1:3]
+    side = round(spec.crop_size * height) + 2 * margin_px
+    rows = (round(spec.crop_top * height) - margin_px + torch.arange(side)).clamp(0, height - 1)
+    columns = (round(spec.crop_left * width) - margin_px + torch.arange(side)).clamp(0, width - 1)
+    return images[:, rows.to(images.device)][:, :, columns.to(images.device)]
+
 
 def prepare(images: Tensor, spec: ImageSpec) -> Tensor:
     """Camera images to network input.
@@ -54,48 +74,54 @@ def prepare(images: Tensor, spec: ImageSpec) -> Tensor:
     Returns:
         (N, 3, S, S) float32, ImageNet-normalised, on the same device.
     """
-    return _normalise(_crop_resize(_to_unit(images), spec))
+    return prepare_regions(cut(images, spec), spec, margin_px=0)
+
+
+def prepare_regions(regions: Tensor, spec: ImageSpec, margin_px: int) -> Tensor:
+    """As `prepare`, from pictures that were `cut` with this margin."""
+    side = regions.shape[1] - 2 * margin_px
+    centre = regions[:, margin_px : margin_px + side, margin_px : margin_px + side]
+    return _normalise(_resize(_to_unit(centre), spec))
 
 
 def prepare_augmented(
-    images: Tensor, segments: Tensor, spec: ImageSpec, augmentation: Augmentation, generator: torch.Generator
+    regions: Tensor,
+    segments: Tensor,
+    spec: ImageSpec,
+    augmentation: Augmentation,
+    margin_px: int,
+    generator: torch.Generator,
 ) -> Tensor:
-    """As `prepare`, with one random shift and colour change for each segment.
+    """As `prepare_regions`, with one random shift within the margin and one colour change for each segment.
 
     Args:
-        images: (N, H, W, 3) uint8.
+        regions: (N, R + 2 margin, R + 2 margin, 3) uint8.
         segments: (N,) int64, the segment of each frame: 0, 1, ... in order.
         generator: on the CPU, so that every device draws the same.
 
     Returns:
         (N, 3, S, S) float32, ImageNet-normalised.
     """
-    limit = round(augmentation.max_shift * images.shape[1])
+    side = regions.shape[1] - 2 * margin_px
     prepared = []
     for segment in range(int(segments.max()) + 1):
-        part = _to_unit(images[segments == segment])
-        if limit:
-            part = F.pad(part, (limit, limit, limit, limit), mode="replicate")
-        down, right = (int(v) for v in torch.randint(0, 2 * limit + 1, (2,), generator=generator))
-        part = part[:, :, down : down + images.shape[1], right : right + images.shape[2]]
+        down, right = (int(v) for v in torch.randint(0, 2 * margin_px + 1, (2,), generator=generator))
         contrast, brightness = (2 * torch.rand(2, generator=generator) - 1).tolist()
-        part = _crop_resize(part, spec)
+        part = regions[segments == segment, down : down + side, right : right + side]
+        part = _resize(_to_unit(part), spec)
         part = part * (1 + augmentation.max_contrast * contrast) + augmentation.max_brightness * brightness
-        prepared.append(_normalise(part.clamp(0, 1)))
-    return torch.cat(prepared)
+        prepared.append(part.clamp(0, 1))
+    return _normalise(torch.cat(prepared))
 
 
 def _to_unit(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 255  # (N, 3, H, W) in [0, 1]
 
 
-def _crop_resize(images: Tensor, spec: ImageSpec) -> Tensor:
-    height, width = images.shape[-2:]
-    top, left, side = round(spec.crop_top * height), round(spec.crop_left * width), round(spec.crop_size * height)
-    region = images[:, :, top : top + side, left : left + side]
-    if region.shape[-1] == spec.size_px:
-        return region
-    return F.interpolate(region, size=(spec.size_px, spec.size_px), mode="bilinear", antialias=True)
+def _resize(images: Tensor, spec: ImageSpec) -> Tensor:
+    if images.shape[-1] == spec.size_px:
+        return images
+    return F.interpolate(images, size=(spec.size_px, spec.size_px), mode="bilinear", antialias=True)
 
 
 def _normalise(images: Tensor) -> Tensor:

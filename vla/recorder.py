@@ -10,11 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from vla.dagger import DaggerActor
 from vla.demos import Demo, write_demo
 from vla.env import Simulator
 from vla.expert import ExpertActor, ExpertConfig
 from vla.files import atomic_path
-from vla.rollout import Step, rollout
+from vla.rollout import Actor, Step, rollout
 from vla.verdict import Evidence, Judge
 from vla.workers import simulator
 
@@ -28,6 +29,8 @@ class RecordTask:
     seeds: tuple[int, ...]
     max_steps: int
     expert: ExpertConfig
+    policy: Path | None = None
+    """Checkpoint of a policy that acts first (`vla.dagger`); None: the expert alone."""
 
 
 def record_in_worker(task: RecordTask) -> list[tuple[int, str]]:
@@ -38,9 +41,11 @@ def record_in_worker(task: RecordTask) -> list[tuple[int, str]]:
 def record(sim: Simulator, task: RecordTask) -> list[tuple[int, str]]:
     """Write the first episode that passes to `task.part`; the rejected ones are noted in it."""
     rejected: list[tuple[int, str]] = []
+    expert = ExpertActor(task.expert)
+    actor: Actor = expert if task.policy is None else DaggerActor.load(task.policy, expert)
     for seed in task.seeds:
         judge = Judge()
-        steps = list(rollout(sim, ExpertActor(task.expert), task.instruction, seed, task.max_steps, judge))
+        steps = list(rollout(sim, actor, task.instruction, seed, task.max_steps, judge))
         if not judge.success:
             rejected.append((seed, judge.explain()))
             continue
@@ -65,6 +70,7 @@ def demo_from_steps(steps: list[Step], instruction: str, seed: int) -> Demo:
         rewards=np.array([step.reward for step in steps], dtype=np.float32),
         states=np.stack([step.state for step in steps]),
         phases=np.array([step.decision.phase.encode() for step in steps]),
+        sources=np.array([step.decision.source.encode() for step in steps]),
         observations={
             "robot0_eef_pos": np.stack([seen.evidence.gripper_pos for seen in before]),
             "robot0_eef_quat": np.stack([seen.eef_quat for seen in before]),

@@ -22,6 +22,8 @@ class Decision:
     """(7,) float32, what a learner should imitate; the same as `action` unless noise was added."""
     phase: str = ""
     """What the actor is doing, for people."""
+    source: str = "policy"
+    """Who chose `action`: 'expert', 'noise' (the expert's with noise), 'detour' (a deliberate mistake) or 'policy'."""
 
 
 class Actor(Protocol):
