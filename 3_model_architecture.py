@@ -267,8 +267,11 @@ def compute_losses(
     gripper_weight: float,
     auxiliary_weight: float,
     chunk_discount: float = 1.0,
+    gripper_loss: Literal["cross-entropy", "mse"] = "cross-entropy",
 ) -> Losses:
     """MSE on the six motion dimensions, and the gripper by itself (sec. 7.5: its own loss and weight).
+
+    The report's MSE over all seven is 7/6 of it: `gripper_loss` "mse" with a weight of 1/6.
 
     Args:
         actions: (B, K, 7) in [-1, 1].
@@ -282,7 +285,10 @@ def compute_losses(
     motion_error = (prediction.motion - actions[..., :MOTION_DIM]).square().mean(dim=-1)
     motion = (weight * motion_error).sum()
     closing = (actions[..., -1] > 0).float()
-    gripper_error = F.binary_cross_entropy_with_logits(prediction.gripper_logit, closing, reduction="none")
+    if gripper_loss == "mse":
+        gripper_error = (torch.tanh(prediction.gripper_logit / 2) - actions[..., -1]).square()
+    else:
+        gripper_error = F.binary_cross_entropy_with_logits(prediction.gripper_logit, closing, reduction="none")
     gripper = (weight * gripper_error).sum()
     first_accuracy = ((prediction.gripper_logit > 0) == (closing > 0))[:, 0].float().mean()
     auxiliary_error = F.mse_loss(auxiliary, auxiliary_targets(positions))

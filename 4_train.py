@@ -53,6 +53,10 @@ class TrainOptions:
     """full: the report's Table 3 at 224 px; cpu: smaller images, fewer epochs; auto: full where there is a GPU."""
     epochs: int | None = None
     """Passes over the data."""
+    set: tuple[str, ...] = ()
+    """Other numbers of the recipe to change, such as auxiliary_weight=0.5 history_dropout=0."""
+    num_demos: int | None = None
+    """Training demonstrations to use, the first ones; without a number, all."""
     max_steps: int | None = None
     """Optimiser steps after which an epoch ends early; for trying things out."""
     batch_windows: int | None = None
@@ -95,8 +99,10 @@ class TrainOptions:
         ):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise UserError(f"--max-steps must be at least 1, got {self.max_steps}")
+        for name in ("max_steps", "num_demos"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -113,7 +119,7 @@ class TrainOptions:
             for key in ("epochs", "batch_windows", "learning_rate", "rollout_every")
             if getattr(self, key) is not None
         }
-        return dataclasses.replace(RECIPES[name], **changes)
+        return dataclasses.replace(RECIPES[name], **changes).with_changes(self.set)
 
     def torch_device(self) -> torch.device:
         """Where to compute."""
@@ -178,6 +184,7 @@ class Trainer:
             self.env_args = str(file["data"].attrs["env_args"])
             spoken = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
             names = {split: loader.selected_names(file, split, options.exclude) for split in ("train", "valid")}
+        names["train"] = names["train"][: options.num_demos]
         self.instructions = sorted(spoken.union(INSTRUCTIONS))
         config = self.architecture.ModelConfig(
             image=recipe.image, pooling=options.pooling, observation_horizon=recipe.observation_horizon
@@ -349,6 +356,7 @@ class Trainer:
             self.recipe.gripper_weight,
             self.recipe.auxiliary_weight,
             self.recipe.chunk_discount,
+            self.recipe.gripper_loss,
         )
 
     def _scheduled_rate(self) -> float:
@@ -402,11 +410,12 @@ class Trainer:
             self.log.video("rollout", video, self.step)
         successes = sum(result.success for result in results)
         print(f"rollouts: true success {rate(successes, len(results))}")
-        return {
+        record = {
             "rollout/success": successes / len(results),
             "rollout/grasped": sum(result.grasped for result in results) / len(results),
-            "rollout/closest_cm": 100 * float(np.mean([result.closest_m for result in results if result.closest_m])),
         }
+        closest = [result.closest_m for result in results if result.closest_m is not None]
+        return record | ({"rollout/closest_cm": 100 * float(np.mean(closest))} if closest else {})
 
     def _save(self, record: dict[str, Any]) -> None:
         """`last.pth` always; `best_model.pth` by true success, then by validation loss; a periodic one."""

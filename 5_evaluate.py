@@ -9,6 +9,7 @@ directory. Every started episode counts; the seeds are fixed beforehand and were
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from concurrent.futures import as_completed
@@ -30,8 +31,9 @@ from vla.checkpoint import (
 )
 from vla.env import TEST_SEEDS, EnvConfig, installed_versions
 from vla.errors import UserError, run_script
-from vla.evaluation import EpisodeResult, EvalTask, evaluate_in_worker, report_table
+from vla.evaluation import EpisodeResult, EvalTask, evaluate_in_worker, instruction_table, report_table
 from vla.files import sha256, write_text
+from vla.instructions import INSTRUCTIONS
 from vla.policy import ControlConfig
 from vla.stats import success_interval
 from vla.workers import simulator_pool
@@ -49,6 +51,10 @@ class EvaluateOptions:
     """Episodes to run."""
     instruction: str = "Pick up the cube"
     """What the policy is told."""
+    every_instruction: bool = False
+    """Run the episodes once with each of the eight training instructions instead, and report each."""
+    blind: bool = False
+    """Show the policy black pictures, as a control: it should lift nothing."""
     max_steps: int = 200
     """Control steps (20 per second) after which an episode has failed."""
     seed: int = TEST_SEEDS.start
@@ -83,20 +89,30 @@ class EvaluateOptions:
         """What is done with the predicted chunks."""
         return ControlConfig(self.execute_steps, self.ensemble_decay)
 
+    def instructions(self) -> tuple[str, ...]:
+        """What the policy is told, one run over the episodes for each."""
+        return INSTRUCTIONS if self.every_instruction else (self.instruction,)
+
 
 def main(options: EvaluateOptions) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     model = build_model(checkpoint, options.checkpoint)
     options.control().check(model.config.chunk_size)  # what is wrong is told here, in one line, not by a worker
     warn_of_drift(checkpoint, options.checkpoint)
-    embedding = instruction_embeddings(checkpoint, options.clip_weights)[options.instruction].numpy()
+    embeddings = instruction_embeddings(checkpoint, options.clip_weights)
+    told = {instruction: embeddings[instruction].numpy() for instruction in options.instructions()}
     gl.select_backend()
     _remove_old_results(options.output_dir)
     print(f"policy: {options.checkpoint}, {provenance(checkpoint)}")
-    results = _run(options, EnvConfig.from_env_args(checkpoint["env_args"]), embedding)
+    results = _run(options, EnvConfig.from_env_args(checkpoint["env_args"]), told)
     table = report_table(results)
-    summary = f'"{options.instruction}", seeds {options.seed}-{options.seed + options.num_episodes - 1}; weights: '
-    summary += provenance(checkpoint)
+    if options.every_instruction:
+        table += f"\n\n{instruction_table(results)}"
+    spoken = "each instruction" if options.every_instruction else f'"{options.instruction}"'
+    if options.blind:
+        spoken += ", BLIND"
+    last_seed = options.seed + options.num_episodes - 1
+    summary = f"{spoken}, seeds {options.seed}-{last_seed}; weights: {provenance(checkpoint)}"
     write_text(
         options.output_dir / "results.json",
         json.dumps(_as_json(options, checkpoint, results), indent=1, allow_nan=False),
@@ -120,19 +136,21 @@ def _remove_old_results(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _run(options: EvaluateOptions, env: EnvConfig, embedding: np.ndarray) -> list[EpisodeResult]:
-    """The episodes in the order of their seeds, whatever the number of workers."""
+def _run(options: EvaluateOptions, env: EnvConfig, told: dict[str, np.ndarray]) -> list[EpisodeResult]:
+    """The episodes in the order of their seeds, for each instruction, whatever the number of workers."""
+    episodes = list(itertools.product(told, range(options.num_episodes)))
     tasks = [
         EvalTask(
             checkpoint=options.checkpoint,
-            embedding=embedding,
+            embedding=told[instruction],
             seed=options.seed + index,
-            instruction=options.instruction,
+            instruction=instruction,
             max_steps=options.max_steps,
             control=options.control(),
-            video=_video(options, index + 1) if options.videos else None,
+            video=_video(options, number) if options.videos else None,
+            blind=options.blind,
         )
-        for index in range(options.num_episodes)
+        for number, (instruction, index) in enumerate(episodes, start=1)
     ]
     workers = min(options.workers, len(tasks))
     with simulator_pool(workers, env) as pool, tqdm(total=len(tasks), unit="episode", desc="evaluate") as bar:

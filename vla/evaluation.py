@@ -61,6 +61,7 @@ class EvalTask:
     max_steps: int
     control: ControlConfig
     video: Path | None
+    blind: bool = False
 
 
 def run_episode(
@@ -98,8 +99,18 @@ def evaluate_in_worker(task: EvalTask) -> EpisodeResult:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, checkpoint = load_policy(task.checkpoint, device)
     known = {task.instruction: torch.from_numpy(task.embedding)}
-    actor = PolicyActor(model, InstructionEmbeddings(known, checkpoint["text_identity"], ""), device, task.control)
+    embeddings = InstructionEmbeddings(known, checkpoint["text_identity"], "")
+    actor = PolicyActor(model, embeddings, device, task.control, task.blind)
     return run_episode(simulator(), actor, task.instruction, task.seed, task.max_steps, task.video)
+
+
+def instruction_table(results: Sequence[EpisodeResult]) -> str:
+    """Success by the verdict for each instruction, with exact 95% intervals."""
+    rows = []
+    for instruction in dict.fromkeys(result.instruction for result in results):
+        successes = [result.success for result in results if result.instruction == instruction]
+        rows.append((instruction, rate(sum(successes), len(successes))))
+    return markdown_table(("instruction", "success by the verdict"), rows)
 
 
 def report_table(results: Sequence[EpisodeResult]) -> str:

@@ -44,13 +44,20 @@ class PolicyActor:
     """Drives the arm from images and an instruction alone."""
 
     def __init__(
-        self, model: Any, embeddings: InstructionEmbeddings, device: torch.device, control: ControlConfig | None = None
+        self,
+        model: Any,
+        embeddings: InstructionEmbeddings,
+        device: torch.device,
+        control: ControlConfig | None = None,
+        blind: bool = False,
     ) -> None:
+        """`blind` shows the policy black pictures: what is left of its success, it did not owe to its eyes."""
         self._model = model
         self._embeddings = embeddings
         self._device = device
         self._control = control or ControlConfig()
         self._control.check(model.config.chunk_size)
+        self._blind = blind
         self.latencies_ms: list[float] = []
         """Time from image to action of every step since the last reset."""
         self.chunk = np.zeros((model.config.chunk_size, 7), dtype=np.float32)
@@ -70,6 +77,8 @@ class PolicyActor:
 
     def act_on_image(self, image: np.ndarray) -> Decision:
         """Encode (H, W, 3) uint8, predict where a prediction is due, and choose this step's action."""
+        if self._blind:
+            image = np.zeros_like(image)
         start = time.perf_counter()
         offset = self._step % self._control.execute_steps
         self._see(image)

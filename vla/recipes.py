@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from vla.errors import UserError
 from vla.preprocess import Augmentation, ImageSpec
@@ -31,6 +34,8 @@ class Recipe:
     max_gradient_norm: float = 1.0
     gripper_weight: float = 0.3
     """Of the gripper's cross-entropy against the motion's MSE (sec. 7.5: a loss of its own)."""
+    gripper_loss: Literal["cross-entropy", "mse"] = "cross-entropy"
+    """mse: the report's, on the command in [-1, 1]."""
     auxiliary_weight: float = 1.0
     """Of the auxiliary head's MSE (decimetres squared)."""
     chunk_discount: float = 0.5
@@ -60,10 +65,29 @@ class Recipe:
         for name in ("history_dropout", "chunk_discount", "warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.gripper_loss not in ("cross-entropy", "mse"):
+            raise UserError(f"gripper_loss must be cross-entropy or mse, got {self.gripper_loss}")
         if not 0 < self.min_learning_rate <= self.learning_rate:
             raise UserError(
                 f"--learning-rate must be at least the minimum {self.min_learning_rate}, got {self.learning_rate}"
             )
+
+    def with_changes(self, changes: Sequence[str]) -> Recipe:
+        """This recipe with `name=value` changes of its numbers.
+
+        Raises:
+            UserError: an unknown name, or a value of another kind.
+        """
+        kinds = {key: type(value) for key, value in vars(self).items() if isinstance(value, (int, float, str))}
+        parsed: dict[str, Any] = {}
+        for change in changes:
+            name, _, text = change.partition("=")
+            try:
+                parsed[name] = kinds[name](text)
+            except (KeyError, ValueError):
+                known = ", ".join(kinds)
+                raise UserError(f"--set {change}: give name=value with one of the recipe's: {known}") from None
+        return dataclasses.replace(self, **parsed)
 
 
 RECIPES = {

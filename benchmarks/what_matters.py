@@ -1,0 +1,187 @@
+"""What matters: the `cpu` recipe with one thing changed at a time, each trained equally long, on the same test seeds.
+
+Reads nothing. Writes the data and checkpoints of every arm into --work-dir, and the table into docs/results. An arm
+that the result file holds is not run again, so the benchmark can be stopped, continued and extended.
+
+    python benchmarks/what_matters.py --arms reference no-recovery
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from vla.demos import demo_names, open_demos  # noqa: E402 (the package stands beside this folder)
+from vla.errors import UserError, run_script  # noqa: E402
+from vla.files import write_text  # noqa: E402
+from vla.stats import markdown_table, rate  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table: what differs from the reference."""
+
+    what: str
+    demos: int = 150
+    collect: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    batch: int = 32
+    """Windows in a batch, over the stride: how many steps an epoch has."""
+
+
+REPORT = (
+    "--pooling",
+    "average",
+    "--set",
+    "observation_horizon=10",
+    "windows_per_segment=8",
+    "batch_windows=48",
+    "gripper_loss=mse",
+    "gripper_weight=0.1667",
+    "auxiliary_weight=0",
+    "chunk_discount=1",
+    "history_dropout=0",
+)
+NO_NOISE = ("--noise-std", "0", "--recovery-fraction", "0")
+ARMS = {
+    "reference": Arm("reference: the `cpu` recipe on 150 demonstrations"),
+    "demos-100": Arm("100 demonstrations", 100),
+    "demos-50": Arm("50 demonstrations", 50),
+    "demos-25": Arm("25 demonstrations", 25),
+    "demos-10": Arm("10 demonstrations", 10),
+    "no-recovery": Arm("noise, but no detours and slips", collect=("--recovery-fraction", "0")),
+    "no-noise": Arm("neither noise nor detours and slips", collect=NO_NOISE),
+    "no-auxiliary": Arm("no auxiliary loss", train=("--set", "auxiliary_weight=0")),
+    "equal-chunk": Arm("all actions of a chunk weigh the same", train=("--set", "chunk_discount=1")),
+    "gripper-mse": Arm("MSE for the gripper", train=("--set", "gripper_loss=mse", "gripper_weight=0.1667")),
+    "average-pooling": Arm("average pooling", train=("--pooling", "average")),
+    "history": Arm(
+        "ten frames (half of the windows: the present one only)",
+        train=("--set", "observation_horizon=10", "windows_per_segment=8", "batch_windows=48", "history_dropout=0.5"),
+        batch=48,
+    ),
+    "report": Arm(
+        "the report's recipe taken literally: 50 clean demonstrations, MSE, average pooling, ten frames",
+        50,
+        NO_NOISE,
+        REPORT,
+        48,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Options of the benchmark."""
+
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Arms to run, in this order."""
+    minutes: float = 6.0
+    """Training time of each arm, in minutes of the reference's steps (0.5 s each); the others get as much time."""
+    num_episodes: int = 100
+    """Test episodes of each arm."""
+    work_dir: Path = Path("runs/what_matters")
+    """Folder of demonstrations and checkpoints."""
+    output: Path = field(default_factory=lambda: Path("docs/results/what_matters.json"))
+    """Result file; the table stands beside it, with the suffix .md."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.arms) - set(ARMS)
+        if unknown:
+            raise UserError(f"--arms {' '.join(sorted(unknown))}: unknown; choose from {' '.join(ARMS)}")
+
+
+def main(options: BenchmarkOptions) -> None:
+    results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
+    for name in options.arms:
+        if name in results:
+            print(f"{name}: already measured")
+            continue
+        results[name] = _measure(name, ARMS[name], options)
+        write_text(options.output, json.dumps(results, indent=1))
+        write_text(options.output.with_suffix(".md"), _table(results) + "\n")
+    print(_table(results))
+
+
+def _measure(name: str, arm: Arm, options: BenchmarkOptions) -> dict[str, Any]:
+    folder = options.work_dir / name
+    data = options.work_dir / f"{'-'.join(arm.collect).strip('-') or 'standard'}.hdf5"
+    _run("1_collect_demos.py", "--output", data, "--num-episodes", "150", "--video-episodes", *arm.collect)
+    step_seconds = 0.5 if arm.batch == 32 else 1.4
+    steps = round(60 * options.minutes / step_seconds)
+    per_epoch, demos = _steps_per_epoch(data, arm)
+    epochs = max(1, round(steps / per_epoch))
+    start = time.perf_counter()
+    _run(
+        *("4_train.py", "--recipe", "cpu", "--data", data, "--num-demos", demos, "--epochs", epochs),
+        *("--max-steps", min(per_epoch, steps), "--rollout-episodes", "0", "--overwrite"),
+        *("--output-dir", folder, "--log-dir", folder / "log", *arm.train),
+    )
+    minutes = (time.perf_counter() - start) / 60
+    _run(
+        *("5_evaluate.py", "--checkpoint", folder / "last.pth", "--num-episodes", options.num_episodes),
+        *("--no-videos", "--output-dir", folder / "evaluation"),
+    )
+    evaluation = json.loads((folder / "evaluation/results.json").read_text())
+    return {
+        "what": arm.what,
+        "demos": arm.demos,
+        "steps": epochs * min(per_epoch, steps),
+        "train_minutes": round(minutes, 1),
+        "lifted": sum(episode["success"] for episode in evaluation["episodes"]),
+        "episodes": len(evaluation["episodes"]),
+        "grasped": sum(episode["grasped"] for episode in evaluation["episodes"]),
+        "reported_success_rate": evaluation["reported_success_rate"],
+        "weights": evaluation["weights"],
+        "seeds": [episode["seed"] for episode in evaluation["episodes"]],
+    }
+
+
+def _steps_per_epoch(data: Path, arm: Arm) -> tuple[int, int]:
+    """Steps of an epoch, and the training demonstrations among the arm's: a tenth is kept back, as ever."""
+    demos = round(0.9 * arm.demos)
+    with open_demos(data) as file:
+        names = demo_names(file, "train")[:demos]
+        windows = sum(_length(file, name) for name in names)
+    return math.ceil(windows / arm.batch), demos
+
+
+def _length(file: h5py.File, name: str) -> int:
+    return int(file["data"][name].attrs["episode_length"])
+
+
+def _run(*arguments: object) -> None:
+    command = [sys.executable, *(str(argument) for argument in arguments)]
+    print(f"$ {' '.join(command[1:])}", flush=True)
+    done = subprocess.run(command, cwd=ROOT, check=False)
+    if done.returncode:
+        raise UserError(f"{command[1]} ended with {done.returncode}; mend what it says, and run this again")
+
+
+def _table(results: dict[str, Any]) -> str:
+    rows = [
+        (
+            result["what"],
+            str(result["steps"]),
+            f"{result['train_minutes']:.0f} min",
+            rate(result["grasped"], result["episodes"]),
+            rate(result["lifted"], result["episodes"]),
+        )
+        for name, result in sorted(results.items(), key=lambda item: list(ARMS).index(item[0]))
+    ]
+    return markdown_table(("what was changed", "steps", "training", "grasped", "truly lifted"), rows)
+
+
+if __name__ == "__main__":
+    run_script(main, BenchmarkOptions, __doc__, "run the same command again; it continues with the missing arms")
