@@ -73,6 +73,8 @@ class TrainOptions:
     """Warm restarts of the cosine schedule."""
     pooling: Literal["average", "keypoints"] = "keypoints"
     """average: ResNet18's own, the report's; keypoints: with the positions of a spatial softmax."""
+    init: Path | None = None
+    """Checkpoint to train on from, such as the policy that --dagger rolled out; it brings its own text embeddings."""
     vision_weights: str = "IMAGENET1K_V1"
     """ResNet18's initial weights: torchvision tag, local file, or 'none'."""
     clip_weights: str = "openai"
@@ -103,6 +105,8 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.init is not None and not self.init.is_file():
+            raise UserError(f"--init {self.init}: no such checkpoint; train one with: python 4_train.py")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -228,11 +232,15 @@ class Trainer:
             "episodes": names,
             "steps_per_epoch": self.steps_per_epoch,
             "bfloat16": self.autocast,
+            "init_sha256": None if options.init is None else sha256(options.init),
         } | {name: getattr(options, name) for name in ("seed", "restarts", "rollout_episodes", "rollout_steps")}
 
     def initialise(self) -> None:
-        """Fresh weights."""
+        """Fresh weights, or those of `--init`."""
         torch.manual_seed(self.options.seed)
+        if self.options.init is not None:
+            self._take_over(self.options.init)
+            return
         self.model = self.architecture.VLA(self.model_config)
         self.vision_identity = load_vision_weights(self.model.vision, self.options.vision_weights)
         encoder = TextEncoder.load(self.options.clip_weights)
@@ -240,6 +248,18 @@ class Trainer:
         self.text_identity = encoder.identity
         self.language = {"texts": self.instructions, "embeddings": embeddings}
         self.model.fit_language(embeddings)
+        self._prepare([])
+
+    def _take_over(self, path: Path) -> None:
+        parent = load_checkpoint(path)
+        if parent["model_config"] != self.model_config.to_dict():
+            raise UserError(
+                f"--init {path}: its network is {parent['model_config']}, this recipe's {self.model_config.to_dict()}; "
+                "give the recipe and the options that it was trained with"
+            )
+        self.model = build_model(parent, path)
+        self.vision_identity, self.text_identity = parent["vision_identity"], parent["text_identity"]
+        self.language = parent["language"]
         self._prepare([])
 
     def restore(self) -> None:

@@ -1,8 +1,12 @@
-"""The README's figures are those of the result file."""
+"""The README's figures, and the model card's, are those of the result files."""
 
 from __future__ import annotations
 
+import json
+
 from tests.conftest import ROOT
+from vla.files import sha256
+from vla.stats import rate
 
 
 def test_readme_shows_the_result_file() -> None:
@@ -16,3 +20,18 @@ def test_readme_names_every_file_that_is_there() -> None:
     readme = (ROOT / "README.md").read_text()
     for path in [*ROOT.glob("*.py"), *(ROOT / "vla").glob("[a-z]*.py")]:
         assert path.name in readme, path.name
+
+
+def test_shipped_policy_is_the_one_that_was_measured() -> None:
+    texts = [(ROOT / name).read_text() for name in ("README.md", "checkpoints/lift.md")]
+    shipped = ROOT / "checkpoints/lift.pth"
+    assert shipped.stat().st_size < 50e6
+    for name in ("shipped", "instructions", "blind"):
+        results = json.loads((ROOT / f"docs/results/{name}.json").read_text())
+        assert results["checkpoint_sha256"] == sha256(shipped)
+        by_instruction: dict[str, list[bool]] = {}
+        for episode in results["episodes"]:
+            by_instruction.setdefault(episode["instruction"], []).append(episode["success"])
+        for instruction, successes in by_instruction.items():
+            figure = rate(sum(successes), len(successes))
+            assert all(f"{instruction} | {figure} |" in text for text in texts), (name, instruction, figure)

@@ -208,6 +208,19 @@ def test_temporal_ensembling_averages_the_chunks_that_reach_a_step(
     np.testing.assert_allclose(action, (weights[:, None] * votes).sum(0) / weights.sum(), rtol=1e-5)
 
 
+def test_blind_policy_sees_nothing(model: Any, text: TextEncoder) -> None:
+    embeddings = InstructionEmbeddings(dict(zip(INSTRUCTIONS, text(INSTRUCTIONS), strict=True)), text.identity, "none")
+    bright, dark = np.full((224, 224, 3), 200, np.uint8), np.zeros((224, 224, 3), np.uint8)
+
+    def answer(image: np.ndarray, blind: bool) -> np.ndarray:
+        actor = PolicyActor(model.eval(), embeddings, CPU, blind=blind)
+        actor.reset(INSTRUCTIONS[0], 0)
+        return actor.act_on_image(image).action
+
+    np.testing.assert_array_equal(answer(bright, blind=True), answer(dark, blind=False))
+    assert not np.array_equal(answer(bright, blind=False), answer(bright, blind=True))
+
+
 def test_actions_do_not_need_the_auxiliary_head(model: Any, text: TextEncoder, sim: Simulator) -> None:
     observation: Observation = sim.reset(0)
     actor = _actor(model, text)

@@ -20,6 +20,8 @@ import torch
 
 from tests.conftest import ROOT, assert_user_error, run_script
 from vla.demos import demo_names
+from vla.files import sha256
+from vla.instructions import INSTRUCTIONS
 
 QUICK_TRAINING = (
     "--recipe",
@@ -139,6 +141,36 @@ def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tm
     assert "already complete" in again.stdout
     missing = ("--dagger", tmp_path / "none.pth", "--output", data)
     assert_user_error(run_script(ROOT / "1_collect_demos.py", *missing, cwd=tmp_path), "none.pth", "4_train.py")
+
+
+def test_every_instruction_is_run_and_reported_and_blindness_is_told(workspace: Path, tmp_path: Path) -> None:
+    done = run_script(
+        ROOT / "5_evaluate.py",
+        *("--checkpoint", workspace / "checkpoints/best_model.pth", "--num-episodes", "1", "--max-steps", "3"),
+        *("--every-instruction", "--blind", "--no-videos", "--output-dir", tmp_path),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [episode["instruction"] for episode in results["episodes"]] == list(INSTRUCTIONS)
+    assert {episode["seed"] for episode in results["episodes"]} == {2_000_000}
+    table = (tmp_path / "results.md").read_text()
+    assert all(f"| {instruction} " in table for instruction in INSTRUCTIONS)
+    assert "BLIND" in table
+
+
+def test_training_goes_on_from_a_checkpoint(workspace: Path, tmp_path: Path) -> None:
+    parent = workspace / "checkpoints/best_model.pth"
+    arguments = (*QUICK_TRAINING, "--data", workspace / "data/lift_demos.hdf5", "--init", parent, "--epochs", "1")
+    done = run_script(ROOT / "4_train.py", *arguments, "--learning-rate", "1e-6", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    child = torch.load(tmp_path / "checkpoints/last.pth", weights_only=True)
+    before = torch.load(parent, weights_only=True)
+    assert child["training"]["identity"]["init_sha256"] == sha256(parent)
+    for name in ("vision.layer4.0.conv1.weight", "decoder.queries"):
+        torch.testing.assert_close(child["model"][name], before["model"][name], rtol=0, atol=1e-5)
+    other = run_script(ROOT / "4_train.py", *arguments, "--pooling", "average", "--overwrite", cwd=tmp_path)
+    assert_user_error(other, "--init", "average")
 
 
 def test_exported_policy_is_half_the_size_and_runs(workspace: Path, tmp_path: Path) -> None:
@@ -266,6 +298,7 @@ def test_evaluation_of_an_instruction_that_training_never_saw(workspace: Path) -
         ("4_train.py", ("--set", "stride=one"), ("stride=one", "name=value")),
         ("4_train.py", ("--set", "gripper_loss=l1"), ("gripper_loss",)),
         ("4_train.py", ("--resume", "--overwrite"), ("contradict",)),
+        ("4_train.py", ("--init", "none.pth"), ("none.pth", "4_train.py")),
         ("5_evaluate.py", ("--checkpoint", "none.pth"), ("none.pth", "4_train.py")),
         ("5_evaluate.py", ("--num-episodes", "0"), ("--num-episodes",)),
         ("5_evaluate.py", ("--seed", "5"), ("--seed",)),
