@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from vla.checkpoint import build_model, export_policy, load_checkpoint, save_che
 from vla.demos import attribute_text, open_demos, warn_of_drift
 from vla.env import VALIDATION_SEEDS, EnvConfig, Simulator, installed_versions
 from vla.errors import UserError, run_script
-from vla.evaluation import EpisodeResult, run_episode
+from vla.evaluation import run_episode, summarise
 from vla.files import sha256
 from vla.instructions import INSTRUCTIONS, instruction_for
 from vla.policy import PolicyActor
@@ -335,7 +334,7 @@ class Trainer:
         self._save(record)
 
     def _train_step(self, batch: Any, augmentation: torch.Generator) -> dict[str, float]:
-        self.learning_rate = self._scheduled_rate()
+        self.learning_rate = self.recipe.learning_rate_at(self.step, self.total_steps, self.options.restarts)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
         images = prepare_augmented(
@@ -379,14 +378,6 @@ class Trainer:
             self.recipe.gripper_loss,
         )
 
-    def _scheduled_rate(self) -> float:
-        """Cosine annealing (sec. 4.4.1) after the warm-up; with restarts, that many shorter ones in a row."""
-        cycle = math.ceil(self.total_steps / (self.options.restarts + 1))
-        progress = (self.step % cycle) / cycle
-        low, high = self.recipe.min_learning_rate, self.recipe.learning_rate
-        warmth = min(1.0, (self.step + 1) / max(1.0, self.recipe.warmup_fraction * self.total_steps))
-        return warmth * (low + (high - low) * (1 + math.cos(math.pi * progress)) / 2)
-
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         """Losses on the validation episodes, as the policy will run: no augmentation, no dropout."""
@@ -413,29 +404,21 @@ class Trainer:
             self.simulator = Simulator(EnvConfig.from_env_args(self.env_args))
         actor = PolicyActor(self.model, self.embeddings, self.device)
         video = self.options.output_dir / "rollout.mp4"
-        results: list[EpisodeResult] = []
-        for index in range(self.options.rollout_episodes):
-            seed = VALIDATION_SEEDS[index]
-            results.append(
-                run_episode(
-                    self.simulator,
-                    actor,
-                    instruction_for(index),
-                    seed,
-                    self.options.rollout_steps,
-                    video if index == 0 else None,
-                )
+        results = [
+            run_episode(
+                self.simulator,
+                actor,
+                instruction_for(index),
+                VALIDATION_SEEDS[index],
+                self.options.rollout_steps,
+                video if index == 0 else None,
             )
+            for index in range(self.options.rollout_episodes)
+        ]
         if video.exists():
             self.log.video("rollout", video, self.step)
-        successes = sum(result.success for result in results)
-        print(f"rollouts: true success {rate(successes, len(results))}")
-        record = {
-            "rollout/success": successes / len(results),
-            "rollout/grasped": sum(result.grasped for result in results) / len(results),
-        }
-        closest = [result.closest_m for result in results if result.closest_m is not None]
-        return record | ({"rollout/closest_cm": 100 * float(np.mean(closest))} if closest else {})
+        print(f"rollouts: true success {rate(sum(result.success for result in results), len(results))}")
+        return {f"rollout/{name}": value for name, value in summarise(results).items()}
 
     def _save(self, record: dict[str, Any]) -> None:
         """`last.pth` always; `best_model.pth` by true success, then by validation loss; a periodic one."""

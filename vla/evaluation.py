@@ -93,6 +93,16 @@ def run_episode(
     )
 
 
+def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Shares of episodes with true success and with a grasp, and the mean closest distance in centimetres."""
+    closest = [result.closest_m for result in results if result.closest_m is not None]
+    summary = {
+        "success": sum(result.success for result in results) / len(results),
+        "grasped": sum(result.grasped for result in results) / len(results),
+    }
+    return summary | ({"closest_cm": 100 * float(np.mean(closest))} if closest else {})
+
+
 def evaluate_in_worker(task: EvalTask) -> EpisodeResult:
     """Run `task` with this worker's simulator and its copy of the policy."""
     torch.set_num_threads(1)

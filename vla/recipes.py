@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -71,6 +72,14 @@ class Recipe:
             raise UserError(
                 f"--learning-rate must be at least the minimum {self.min_learning_rate}, got {self.learning_rate}"
             )
+
+    def learning_rate_at(self, step: int, total_steps: int, restarts: int = 0) -> float:
+        """Cosine annealing (sec. 4.4.1) after the warm-up; with restarts, that many shorter ones in a row."""
+        cycle = math.ceil(total_steps / (restarts + 1))
+        cosine = math.cos(math.pi * (step % cycle) / cycle)
+        warmth = min(1.0, (step + 1) / max(1.0, self.warmup_fraction * total_steps))
+        low, high = self.min_learning_rate, self.learning_rate
+        return warmth * (low + (high - low) * (1 + cosine) / 2)
 
     def with_changes(self, changes: Sequence[str]) -> Recipe:
         """This recipe with `name=value` changes of its numbers.
