@@ -193,6 +193,7 @@ class Trainer:
             image=recipe.image, pooling=options.pooling, observation_horizon=recipe.observation_horizon
         )
         self.model_config = config
+        self.parent = None if options.init is None else self._load_parent(options.init)
         picture_px = EnvConfig.from_env_args(self.env_args).image_size_px
         self.margin_px = recipe.augmentation.margin_px(picture_px)
 
@@ -237,8 +238,11 @@ class Trainer:
     def initialise(self) -> None:
         """Fresh weights, or those of `--init`."""
         torch.manual_seed(self.options.seed)
-        if self.options.init is not None:
-            self._take_over(self.options.init)
+        if self.options.init is not None and self.parent is not None:
+            self.model = build_model(self.parent, self.options.init)
+            self.vision_identity, self.text_identity = self.parent["vision_identity"], self.parent["text_identity"]
+            self.language = self.parent["language"]
+            self._prepare([])
             return
         self.model = self.architecture.VLA(self.model_config)
         self.vision_identity = load_vision_weights(self.model.vision, self.options.vision_weights)
@@ -249,17 +253,17 @@ class Trainer:
         self.model.fit_language(embeddings)
         self._prepare([])
 
-    def _take_over(self, path: Path) -> None:
+    def _load_parent(self, path: Path) -> dict[str, Any]:
         parent = load_checkpoint(path)
-        if parent["model_config"] != self.model_config.to_dict():
+        theirs, ours = parent["model_config"], self.model_config.to_dict()
+        differ = [
+            f"{name} {theirs.get(name)}, here {value}" for name, value in ours.items() if theirs.get(name) != value
+        ]
+        if differ:
             raise UserError(
-                f"--init {path}: its network is {parent['model_config']}, this recipe's {self.model_config.to_dict()}; "
-                "give the recipe and the options that it was trained with"
+                f"--init {path} is another network ({'; '.join(differ)}); give the recipe and options of its training"
             )
-        self.model = build_model(parent, path)
-        self.vision_identity, self.text_identity = parent["vision_identity"], parent["text_identity"]
-        self.language = parent["language"]
-        self._prepare([])
+        return parent
 
     def restore(self) -> None:
         """The state at the end of the last finished epoch.
