@@ -91,7 +91,7 @@ class LiftDataset(Dataset[Segment]):
         self._episodes: dict[str, _Episode] = {}
         with open_demos(path) as file:
             chosen = [name for name in names if file["data"][name].attrs["success"]]
-            for name in tqdm(chosen, unit="episode", desc="decode", leave=False):
+            for name in tqdm(chosen, unit="episode", desc="decode", leave=False, disable=None):
                 episode = _read_episode(file["data"][name], image or ImageSpec(), margin_px)
                 self._episodes[name] = episode
                 ends = list(range(0, len(episode.actions), stride))
