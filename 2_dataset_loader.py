@@ -26,7 +26,7 @@ from tqdm import tqdm
 from vla.demos import Demo, attribute_text, demo_names, open_demos, read_demo, warn_of_drift
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
-from vla.preprocess import ImageSpec, cut
+from vla.preprocess import ImageSpec, cut, proprioception
 from vla.stats import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
 
 CHUNK_SIZE = 10
@@ -46,6 +46,8 @@ class Segment(NamedTuple):
     """(W, K) bool: False where the episode had already ended."""
     positions: Tensor
     """(N, 4) float32, decimetres: cube minus gripper, finger opening; for the auxiliary loss only."""
+    proprioception: Tensor
+    """(N, 4) float32, decimetres, see `vla.preprocess.proprioception`; for a policy that asks for it."""
     instruction: str
 
 
@@ -59,6 +61,7 @@ class Batch(NamedTuple):
     actions: Tensor
     mask: Tensor
     positions: Tensor
+    proprioception: Tensor
     instructions: list[str]
     """The instruction of each window."""
 
@@ -126,6 +129,7 @@ class LiftDataset(Dataset[Segment]):
             actions=torch.from_numpy(actions[np.minimum(future, len(actions) - 1)]),
             mask=torch.from_numpy(mask),
             positions=torch.from_numpy(episode.positions[first : last + 1]),
+            proprioception=torch.from_numpy(episode.proprioception[first : last + 1]),
             instruction=episode.instruction,
         )
 
@@ -134,17 +138,18 @@ class _Episode(NamedTuple):
     frames: Tensor
     actions: np.ndarray
     positions: np.ndarray
+    proprioception: np.ndarray
     instruction: str
 
 
 def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int) -> _Episode:
-    cube_from_gripper = demo["obs/cube_pos"][:] - demo["obs/robot0_eef_pos"][:]
-    fingers = demo["obs/robot0_gripper_qpos"][:]
-    positions = np.column_stack([cube_from_gripper, fingers[:, 0] - fingers[:, 1]]) * 10
+    gripper, fingers = demo["obs/robot0_eef_pos"][:], demo["obs/robot0_gripper_qpos"][:]
+    positions = np.column_stack([demo["obs/cube_pos"][:] - gripper, fingers[:, 0] - fingers[:, 1]]) * 10
     return _Episode(
         frames=cut(torch.from_numpy(demo["images"][:]), image, margin_px),
         actions=demo["actions"][:],
         positions=positions.astype(np.float32),
+        proprioception=proprioception(gripper, fingers),
         instruction=attribute_text(demo.attrs["language_instruction"]),
     )
 
@@ -159,6 +164,7 @@ def collate(segments: list[Segment]) -> Batch:
         actions=torch.cat([segment.actions for segment in segments]),
         mask=torch.cat([segment.mask for segment in segments]),
         positions=torch.cat([segment.positions for segment in segments]),
+        proprioception=torch.cat([segment.proprioception for segment in segments]),
         instructions=[segment.instruction for segment in segments for _ in range(len(segment.windows))],
     )
 

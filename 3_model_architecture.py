@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from vla.errors import UserError, run_script
-from vla.preprocess import ImageSpec
+from vla.preprocess import PROPRIOCEPTION_DIM, ImageSpec
 from vla.stats import markdown_table
 from vla.text import EMBEDDING_DIM, TextEncoder
 from vla.weights import describe, load_vision_weights
@@ -39,6 +39,8 @@ class ModelConfig:
     pooling: Literal["average", "keypoints"] = "keypoints"
     """How a feature map becomes a vector: 'average' is ResNet18's own (the report's); 'keypoints' adds the
     positions of a spatial softmax (Finn et al. 2016), which average pooling discards."""
+    proprioception: bool = False
+    """Tell the policy where its hand is. The report's has one camera and an instruction, and so has ours."""
     observation_horizon: int = 10
     """T, frames that the policy sees."""
     chunk_size: int = 10
@@ -195,6 +197,11 @@ class VLA(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config)
+        self.proprioception = (
+            nn.Sequential(nn.Linear(PROPRIOCEPTION_DIM, 128), nn.GELU(), nn.Linear(128, config.feature_dim))
+            if config.proprioception
+            else None
+        )
         self.feature_norm = nn.LayerNorm(config.feature_dim)
         self.fusion = CrossAttentionFusion(config)
         self.decoder = ActionDecoder(config)
@@ -212,26 +219,37 @@ class VLA(nn.Module):
         spread = (embeddings - self.language_mean).square().mean().sqrt()
         self.language_scale.copy_(spread.clamp_min(1e-6))
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) prepared images -> (N, 512); once for each frame, in training as in control."""
-        return self.feature_norm(self.vision(images))
+    def encode(self, images: Tensor, proprioception: Tensor | None = None) -> Tensor:
+        """(N, 3, S, S) prepared images -> (N, 512); once for each frame, in training as in control.
+
+        `proprioception` (N, 4) is for a policy whose configuration asks for it; others do not look at it.
+        """
+        features = self.vision(images)
+        if self.proprioception is not None:
+            if proprioception is None:
+                raise UserError("this policy needs the arm's own state (proprioception); a picture alone is not enough")
+            features = features + self.proprioception(proprioception)
+        return self.feature_norm(features)
 
     def decode(self, features: Tensor, language: Tensor) -> Prediction:
         """(B, T, 512) features, (B, 512) raw instruction embeddings -> a chunk of K actions."""
         return self.decoder(self.fusion(features, (language - self.language_mean) / self.language_scale))
 
-    def forward(self, images: Tensor, windows: Tensor, language: Tensor) -> tuple[Prediction, Tensor]:
+    def forward(
+        self, images: Tensor, windows: Tensor, language: Tensor, proprioception: Tensor | None = None
+    ) -> tuple[Prediction, Tensor]:
         """Training pass.
 
         Args:
             images: (N, 3, S, S) the distinct frames of the batch.
             windows: (B, T) int64, the frames of each window.
             language: (B, 512) raw instruction embeddings.
+            proprioception: (N, 4) of the frames, decimetres.
 
         Returns:
             The chunks, and the auxiliary prediction (N, 13) for each frame.
         """
-        features = self.encode(images)
+        features = self.encode(images, proprioception)
         # index_select, whose gradient is summed in a fixed order; that of features[windows] is not, even on a CPU.
         history = features.index_select(0, windows.flatten()).unflatten(0, windows.shape)  # (B, T, 512)
         return self.decode(history, language), self.auxiliary(features)

@@ -72,6 +72,8 @@ class TrainOptions:
     """Warm restarts of the cosine schedule."""
     pooling: Literal["average", "keypoints"] = "keypoints"
     """average: ResNet18's own, the report's; keypoints: with the positions of a spatial softmax."""
+    proprioception: bool = False
+    """Tell the policy where its hand is and how wide it is open; the report's sees one camera alone."""
     init: Path | None = None
     """Checkpoint to train on from, such as the policy that --dagger rolled out; it brings its own text embeddings."""
     vision_weights: str = "IMAGENET1K_V1"
@@ -190,7 +192,10 @@ class Trainer:
         names["train"] = names["train"][: options.num_demos]
         self.instructions = sorted(spoken.union(INSTRUCTIONS))
         config = self.architecture.ModelConfig(
-            image=recipe.image, pooling=options.pooling, observation_horizon=recipe.observation_horizon
+            image=recipe.image,
+            pooling=options.pooling,
+            proprioception=options.proprioception,
+            observation_horizon=recipe.observation_horizon,
         )
         self.model_config = config
         self.parent = None if options.init is None else self._load_parent(options.init)
@@ -368,7 +373,9 @@ class Trainer:
     def _losses(self, batch: Any, images: Tensor) -> Any:
         language = torch.stack([self.embeddings[text] for text in batch.instructions]).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            prediction, auxiliary = self.model(images, batch.windows.to(self.device), language)
+            prediction, auxiliary = self.model(
+                images, batch.windows.to(self.device), language, batch.proprioception.to(self.device)
+            )
         prediction = type(prediction)(*(part.float() for part in prediction))
         return self.architecture.compute_losses(
             prediction,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla.env import Observation
 from vla.errors import UserError
-from vla.preprocess import prepare
+from vla.preprocess import prepare, proprioception
 from vla.rollout import Decision
 from vla.text import InstructionEmbeddings
 
@@ -72,16 +72,22 @@ class PolicyActor:
         self.latencies_ms = []
 
     def act(self, observation: Observation) -> Decision:
-        """The next action; of the observation only the image is used."""
-        return self.act_on_image(observation.image)
+        """The next action; of the observation only the image is used, unless the model asks for proprioception."""
+        state = None
+        if self._model.config.proprioception:
+            state = proprioception(observation.evidence.gripper_pos, observation.gripper_qpos)
+        return self.act_on_image(observation.image, state)
 
-    def act_on_image(self, image: np.ndarray) -> Decision:
-        """Encode (H, W, 3) uint8, predict where a prediction is due, and choose this step's action."""
+    def act_on_image(self, image: np.ndarray, state: np.ndarray | None = None) -> Decision:
+        """Encode (H, W, 3) uint8, predict where a prediction is due, and choose this step's action.
+
+        `state` is the (4,) proprioception, for a model that asks for it.
+        """
         if self._blind:
             image = np.zeros_like(image)
         start = time.perf_counter()
         offset = self._step % self._control.execute_steps
-        self._see(image)
+        self._see(image, state)
         if offset == 0:
             self.chunk = self._predict()
             self._chunks.appendleft(self.chunk)
@@ -91,9 +97,10 @@ class PolicyActor:
         return Decision(action=action, label=action, phase="policy", source="policy")
 
     @torch.inference_mode()
-    def _see(self, image: np.ndarray) -> None:
+    def _see(self, image: np.ndarray, state: np.ndarray | None) -> None:
         frame = torch.from_numpy(image)[None].to(self._device)
-        feature = self._model.encode(prepare(frame, self._model.config.image))[0]  # (512,)
+        own = None if state is None else torch.from_numpy(state)[None].to(self._device)
+        feature = self._model.encode(prepare(frame, self._model.config.image), own)[0]  # (512,)
         missing = self._features.maxlen if not self._features else 1
         self._features.extend([feature] * (missing or 1))  # the first frame fills the whole buffer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
@@ -12,6 +13,8 @@ from vla.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+TABLE_CENTRE_M = (0.0, 0.0, 0.8)
+PROPRIOCEPTION_DIM = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,15 @@ class Augmentation:
     def margin_px(self, picture_px: int) -> int:
         """Pixels that a picture of this side can shift, and so must be kept around the region of interest."""
         return round(self.max_shift * picture_px)
+
+
+def proprioception(gripper_pos: np.ndarray, gripper_qpos: np.ndarray) -> np.ndarray:
+    """What the arm knows of itself: (..., 3) and (..., 2) metres -> (..., 4) float32 decimetres.
+
+    The grip site from the middle of the table top, and the finger opening.
+    """
+    opening = gripper_qpos[..., :1] - gripper_qpos[..., 1:]
+    return (10 * np.concatenate([gripper_pos - TABLE_CENTRE_M, opening], axis=-1)).astype(np.float32)
 
 
 def cut(images: Tensor, spec: ImageSpec, margin_px: int = 0) -> Tensor:
