@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 # Three times the report's 50: cheap to collect, and each shows other places and other mistakes.
 DEMOS ?= 150
 
-.PHONY: demo test collect train evaluate web lint setup help
+.PHONY: demo test peer collect train evaluate web lint setup help
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +49,14 @@ web: setup
 
 test: setup
 	$(RUN) -m pytest
+
+# An environment of its own for robomimic, which sees the project's packages behind its own.
+PEER := runs/peer/.venv
+peer: setup
+	$(RUN) -m venv $(PEER)
+	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps robomimic==0.3.0 psutil==6.1.1 termcolor==2.5.0 tensorboardX==2.6.2.2
+	$(PEER)/bin/python benchmarks/robomimic_peer.py
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -12,7 +12,7 @@ import torch
 from vla.checkpoint import load_policy
 from vla.env import Simulator
 from vla.policy import ControlConfig, PolicyActor
-from vla.rollout import rollout
+from vla.rollout import Actor, rollout
 from vla.stats import markdown_table, rate
 from vla.text import InstructionEmbeddings
 from vla.verdict import Judge, check
@@ -65,7 +65,7 @@ class EvalTask:
 
 
 def run_episode(
-    sim: Simulator, actor: PolicyActor, instruction: str, seed: int, max_steps: int, video: Path | None = None
+    sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, video: Path | None = None
 ) -> EpisodeResult:
     """Run one episode; write its video where a path is given."""
     judge = Judge()
@@ -89,7 +89,7 @@ def run_episode(
         lifted=any(held and now["lifted"] and now["free"] for held, now in zip(grasped, met, strict=True)),
         max_height_m=max((outcome.height_m for outcome in outcomes), default=0.0),
         closest_m=min((float(np.linalg.norm(o.gripper_pos - o.cube_pos)) for o in outcomes), default=None),
-        inference_ms=actor.latencies_ms,
+        inference_ms=[step.decision_ms for step in steps],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -58,8 +57,6 @@ class PolicyActor:
         self._control = control or ControlConfig()
         self._control.check(model.config.chunk_size)
         self._blind = blind
-        self.latencies_ms: list[float] = []
-        """Time from image to action of every step since the last reset."""
         self.chunk = np.zeros((model.config.chunk_size, 7), dtype=np.float32)
         """The latest prediction, (K, 7) in [-1, 1]."""
 
@@ -69,7 +66,6 @@ class PolicyActor:
         self._features: deque[Tensor] = deque(maxlen=self._model.config.observation_horizon)
         self._chunks: deque[np.ndarray] = deque(maxlen=self._model.config.chunk_size)
         self._step = 0
-        self.latencies_ms = []
 
     def act(self, observation: Observation) -> Decision:
         """The next action; of the observation only the image is used, unless the model asks for proprioception."""
@@ -85,7 +81,6 @@ class PolicyActor:
         """
         if self._blind:
             image = np.zeros_like(image)
-        start = time.perf_counter()
         offset = self._step % self._control.execute_steps
         self._see(image, state)
         if offset == 0:
@@ -93,7 +88,6 @@ class PolicyActor:
             self._chunks.appendleft(self.chunk)
         action = self.chunk[offset] if self._control.ensemble_decay is None else self._ensemble()
         self._step += 1
-        self.latencies_ms.append(1e3 * (time.perf_counter() - start))
         return Decision(action=action, label=action, phase="policy", source="policy")
 
     @torch.inference_mode()

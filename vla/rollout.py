@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,6 +50,8 @@ class Step:
     outcome: Observation
     """After the action."""
     reward: float
+    decision_ms: float
+    """Time that the actor took, from observation to action."""
 
 
 def rollout(sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, judge: Judge) -> Iterator[Step]:
@@ -60,14 +63,16 @@ def rollout(sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps
     actor.reset(instruction, seed)
     for index in range(max_steps):
         state = sim.state()
+        start = time.perf_counter()
         decision = actor.act(observation)
+        decision_ms = 1e3 * (time.perf_counter() - start)
         try:
             outcome, reward = sim.step(decision.action)
         except SimulationDivergedError as error:
             judge.invalidate(str(error))
             return
         judge.update(outcome.evidence)
-        yield Step(index, observation, state, decision, outcome, reward)
+        yield Step(index, observation, state, decision, outcome, reward, decision_ms)
         if judge.success:
             return
         observation = outcome

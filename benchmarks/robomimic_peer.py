@@ -1,0 +1,240 @@
+"""A peer: robomimic's behavioural cloning on our demonstrations, in our simulator, under our verdict and test seeds.
+
+It has the settings of robomimic's published image experiments (ResNet18, spatial softmax, random crops, GMM policy,
+Adam 1e-4, batch of 16) and sees what our policy sees: the region of interest of the one camera. It is told no
+instruction, for it has no place for one. Reads the HDF5 file of demonstrations. Writes the table into docs/results.
+`make peer` sees to the environment, which is not the project's own: robomimic is not among requirements.txt.
+
+    python benchmarks/robomimic_peer.py --minutes 20
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from vla import gl  # noqa: E402 (the package stands beside this folder)
+from vla.demos import demo_names, open_demos  # noqa: E402
+from vla.env import TEST_SEEDS, EnvConfig, Observation, Simulator  # noqa: E402
+from vla.errors import UserError, run_script  # noqa: E402
+from vla.evaluation import run_episode  # noqa: E402
+from vla.files import atomic_path, sha256, write_text  # noqa: E402
+from vla.preprocess import cut  # noqa: E402
+from vla.recipes import RECIPES  # noqa: E402
+from vla.rollout import Decision  # noqa: E402
+from vla.stats import markdown_table, rate  # noqa: E402
+
+IMAGE = RECIPES["cpu"].image
+CAMERA = "agentview_image"
+CROP_PX = 116
+"""Of 128: the share that robomimic crops from its own 84 px pictures (76)."""
+
+
+@dataclass(frozen=True)
+class PeerOptions:
+    """Options of the comparison."""
+
+    data: Path = Path("data/lift_demos.hdf5")
+    """HDF5 file of demonstrations."""
+    num_demos: int = 135
+    """Training demonstrations to use, the first ones: as many as `make demo` learns from."""
+    minutes: float = 20.0
+    """Training time: as long as `make demo` trains."""
+    num_episodes: int = 50
+    """Test episodes."""
+    max_steps: int = 200
+    """Control steps (20 per second) after which an episode has failed."""
+    seed: int = 0
+    """Of initial weights and order."""
+    work_dir: Path = Path("runs/peer")
+    """Folder of the demonstrations in robomimic's layout."""
+    output: Path = Path("docs/results/peer.json")
+    """Result file; the table stands beside it, with the suffix .md."""
+
+
+def main(options: PeerOptions) -> None:
+    try:
+        import robomimic
+    except ImportError:
+        raise UserError("robomimic is not installed here; run this with: make peer") from None
+    gl.select_backend()
+    torch.manual_seed(options.seed)
+    np.random.seed(options.seed)  # robomimic draws its crops from this generator
+    data, env_args = _convert(options)
+    config = _config(data)
+    model, steps, loss = _train(config, data, options)
+    simulator = Simulator(EnvConfig.from_env_args(env_args))
+    actor = PeerActor(model)
+    results = [
+        run_episode(simulator, actor, "Pick up the cube", seed, options.max_steps)
+        for seed in tqdm(TEST_SEEDS[: options.num_episodes], unit="episode", desc="evaluate")
+    ]
+    summary = {
+        "robomimic": robomimic.__version__,
+        "algorithm": "BC-GMM, image",
+        "demos": options.num_demos,
+        "data_sha256": sha256(options.data),
+        "train_minutes": options.minutes,
+        "steps": steps,
+        "batch": config.train.batch_size,
+        "final_loss": loss,
+        "max_steps": options.max_steps,
+        "episodes": len(results),
+        "lifted": sum(result.success for result in results),
+        "grasped": sum(result.grasped for result in results),
+        "closest_cm": 100 * float(np.mean([result.closest_m for result in results if result.closest_m is not None])),
+        "inference_ms_median": float(np.median([ms for result in results for ms in result.inference_ms])),
+        "seeds": [result.seed for result in results],
+    }
+    write_text(options.output, json.dumps(summary, indent=1))
+    table = peer_table(summary, json.loads((ROOT / "docs/results/shipped.json").read_text()))
+    write_text(options.output.with_suffix(".md"), table + "\n")
+    print(table)
+
+
+def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:
+    """robomimic beside the shipped policy, on the same seeds."""
+    same = [episode for episode in ours["episodes"] if episode["seed"] in peer["seeds"]]
+    count = len(same)
+    rows = [
+        (
+            f"robomimic {peer['robomimic']}, {peer['algorithm']}",
+            f"{peer['demos']}",
+            f"{peer['train_minutes']:.0f} min ({peer['steps']} steps of {peer['batch']} frames)",
+            rate(peer["grasped"], peer["episodes"]),
+            rate(peer["lifted"], peer["episodes"]),
+        ),
+        (
+            "this project, shipped policy",
+            "135",
+            "20 min (2040 steps of 32 frames)",
+            rate(sum(episode["grasped"] for episode in same), count),
+            rate(sum(episode["success"] for episode in same), count),
+        ),
+    ]
+    return markdown_table(("policy", "demonstrations", "training, two CPU cores", "grasped", "truly lifted"), rows)
+
+
+def _convert(options: PeerOptions) -> tuple[Path, str]:
+    """The training demonstrations in robomimic's layout, cut to what our policy sees; and `env_args`."""
+    path = options.work_dir / "demos.hdf5"
+    options.work_dir.mkdir(parents=True, exist_ok=True)
+    with open_demos(options.data) as source, atomic_path(path) as temporary, h5py.File(temporary, "w") as target:
+        names = demo_names(source, "train")[: options.num_demos]
+        if len(names) < options.num_demos:
+            raise UserError(
+                f"{options.data} holds {len(names)} training demonstrations, asked for {options.num_demos}; "
+                "collect more with: python 1_collect_demos.py --num-episodes 150 --overwrite"
+            )
+        data = target.create_group("data")
+        env_args = str(source["data"].attrs["env_args"])
+        data.attrs["env_args"] = env_args
+        for name in tqdm(names, unit="demo", desc="convert"):
+            demo, copy = source["data"][name], data.create_group(name)
+            images = cut(torch.from_numpy(demo["images"][:]), IMAGE)
+            copy.create_dataset(f"obs/{CAMERA}", data=images.numpy())
+            for key in ("actions", "rewards", "dones"):
+                copy.create_dataset(key, data=demo[key][:])
+            copy.attrs["num_samples"] = len(images)
+    return path, env_args
+
+
+def _config(data: Path) -> Any:
+    """robomimic's published settings for images, where they differ from its defaults."""
+    from robomimic.config import config_factory
+
+    config = config_factory("bc")
+    with config.values_unlocked():
+        config.train.data = str(data)
+        config.train.batch_size = 16
+        config.train.hdf5_cache_mode = "all"
+        config.train.cuda = False
+        config.algo.gmm.enabled = True
+        config.observation.modalities.obs.low_dim = []
+        config.observation.modalities.obs.rgb = [CAMERA]
+        encoder = config.observation.encoder.rgb
+        encoder.core_class = "VisualCore"
+        encoder.core_kwargs.feature_dimension = 64
+        encoder.core_kwargs.backbone_class = "ResNet18Conv"
+        encoder.core_kwargs.backbone_kwargs.pretrained = False
+        encoder.core_kwargs.backbone_kwargs.input_coord_conv = False
+        encoder.core_kwargs.pool_class = "SpatialSoftmax"
+        encoder.core_kwargs.pool_kwargs.num_kp = 32
+        encoder.core_kwargs.pool_kwargs.learnable_temperature = False
+        encoder.core_kwargs.pool_kwargs.temperature = 1.0
+        encoder.core_kwargs.pool_kwargs.noise_std = 0.0
+        encoder.obs_randomizer_class = "CropRandomizer"
+        encoder.obs_randomizer_kwargs.crop_height = CROP_PX
+        encoder.obs_randomizer_kwargs.crop_width = CROP_PX
+        encoder.obs_randomizer_kwargs.num_crops = 1
+        encoder.obs_randomizer_kwargs.pos_enc = False
+    return config
+
+
+def _train(config: Any, data: Path, options: PeerOptions) -> tuple[Any, int, float]:
+    """Train with robomimic's own loop until the time is up: the model, its steps, its last training loss."""
+    from robomimic.algo import algo_factory
+    from robomimic.utils import obs_utils, train_utils
+    from robomimic.utils.dataset import SequenceDataset
+
+    obs_utils.initialize_obs_utils_with_config(config)
+    dataset = SequenceDataset(
+        str(data),
+        obs_keys=(CAMERA,),
+        dataset_keys=("actions", "rewards", "dones"),
+        hdf5_cache_mode="all",
+        hdf5_use_swmr=False,
+        load_next_obs=False,
+    )
+    loader = DataLoader(dataset, batch_size=config.train.batch_size, shuffle=True, drop_last=True)
+    size = IMAGE.size_px
+    shapes = {CAMERA: (3, size, size)}
+    model = algo_factory("bc", config, obs_key_shapes=shapes, ac_dim=7, device=torch.device("cpu"))
+    start, steps, epoch, loss = time.perf_counter(), 0, 0, float("nan")
+    epoch_steps = 50
+    while time.perf_counter() - start < 60 * options.minutes:
+        epoch += 1
+        log = train_utils.run_epoch(model, loader, epoch, num_steps=epoch_steps)
+        steps += epoch_steps
+        loss = float(log["Loss"])
+        print(f"{(time.perf_counter() - start) / 60:.1f} min | step {steps} | loss {loss:.3f}", flush=True)
+    return model, steps, loss
+
+
+class PeerActor:
+    """robomimic's policy as an actor of ours."""
+
+    def __init__(self, model: Any) -> None:
+        from robomimic.algo import RolloutPolicy
+
+        self._policy = RolloutPolicy(model)
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode."""
+        self._policy.start_episode()
+
+    def act(self, observation: Observation) -> Decision:
+        """The next action, from the same part of the picture as our policy's."""
+        from robomimic.utils import obs_utils
+
+        region = cut(torch.from_numpy(observation.image)[None], IMAGE)[0].numpy()
+        action = self._policy({CAMERA: obs_utils.process_obs(region, obs_key=CAMERA)})
+        clipped = np.clip(action, -1, 1).astype(np.float32)
+        return Decision(clipped, clipped, phase="policy")
+
+
+if __name__ == "__main__":
+    run_script(main, PeerOptions, __doc__)
