@@ -22,7 +22,7 @@ from vla.errors import UserError
 from vla.files import atomic_path
 from vla.verdict import Evidence, Judge
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # gzip is the one strong filter that every h5py can read. Its window is 32 KiB: a chunk of 16 frames of
 # one 28x28 tile (37 KiB) lets it see the same tile in the frame before, and most tiles never change.

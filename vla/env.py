@@ -18,6 +18,7 @@ import numpy as np
 
 from vla import gl
 from vla.errors import UserError
+from vla.push_test import push_test
 from vla.verdict import Evidence, measure
 
 ACTION_DIM = 7
@@ -142,7 +143,8 @@ class Simulator:
         UserError: no GL backend, or a scene that the task does not hold.
     """
 
-    def __init__(self, config: EnvConfig | None = None) -> None:
+    def __init__(self, config: EnvConfig | None = None, draws: bool = True) -> None:
+        """`draws` False: black pictures, at half the time of a step, for whoever needs no eyes."""
         gl.select_backend()
         # robosuite warns, at import and at every reset, of optional parts that Lift does not use.
         logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno > logging.WARNING)
@@ -170,7 +172,8 @@ class Simulator:
         )
         self._env.sim.model._model.vis.quality.offsamples = 0
         self._scratch = mujoco.MjData(self.model)
-        self._renderer = mujoco.Renderer(self.model, self.config.image_size_px, self.config.image_size_px)
+        size_px = self.config.image_size_px
+        self._renderer = mujoco.Renderer(self.model, size_px, size_px) if draws else None
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # collision shapes
         self._closing_commanded = False
@@ -188,7 +191,8 @@ class Simulator:
 
     def close(self) -> None:
         """Release the GL context."""
-        self._renderer.close()
+        if self._renderer is not None:
+            self._renderer.close()
 
     def reset(self, seed: int) -> Observation:
         """Start the episode of `seed`: the same seed gives the same episode, in any process."""
@@ -197,6 +201,7 @@ class Simulator:
         self._env.reset()
         self._closing_commanded = False
         self._evidence = None
+        self._lay_down()
         return self.observe()
 
     def step(self, action: np.ndarray) -> tuple[Observation, float]:
@@ -208,10 +213,10 @@ class Simulator:
         """
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise SimulationDivergedError(f"the action is not {ACTION_DIM} finite numbers: {action}")
-        time_before, warnings_before = self.data.time, self._bad_value_warnings()
+        time_before, warnings_before = self.data.time, self._warnings()
         applied = np.clip(action, -1.0, 1.0).astype(np.float64)
         _, reward, _, _ = self._env.step(applied)
-        if self._bad_value_warnings() > warnings_before or self.data.time <= time_before:
+        if self._warnings() > warnings_before or self.data.time <= time_before:
             raise SimulationDivergedError(f"MuJoCo met bad values and reset itself at t = {time_before:.2f} s")
         self._closing_commanded = bool(applied[-1] > 0)
         self._evidence = None
@@ -237,6 +242,8 @@ class Simulator:
 
     def render(self) -> np.ndarray:
         """(H, W, 3) uint8 upright RGB of the camera, shadows and reflections off (they cost half the time)."""
+        if self._renderer is None:
+            return np.zeros((self.config.image_size_px, self.config.image_size_px, 3), dtype=np.uint8)
         self._renderer.update_scene(self.data, camera=self.config.camera, scene_option=self._options)
         flags = self._renderer.scene.flags
         flags[self._mujoco.mjtRndFlag.mjRND_SHADOW] = 0
@@ -247,6 +254,21 @@ class Simulator:
         """(1 + nq + nv,) float64: time, positions, velocities (robomimic's `states`)."""
         return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
 
+    def full_state(self) -> np.ndarray:
+        """(n,) float64: all that the physics goes on from, forces included (MuJoCo's mjSTATE_INTEGRATION)."""
+        kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(self._mujoco.mj_stateSize(self.model, kind))
+        self._mujoco.mj_getState(self.model, self.data, state, kind)
+        return state
+
+    def robosuite_success(self) -> bool:
+        """robosuite's own check at this moment: the cube's centre is 4 cm above the table. For comparison only."""
+        return bool(self._env._check_success())
+
+    def push_test(self) -> float:
+        """How far pushes move the cube in the gripper, metres; on a copy of the state (`vla.push_test`)."""
+        return push_test(self.model, self.data, self._scratch, self.config.scene.target)
+
     def set_state(self, state: np.ndarray, closing_commanded: bool = False) -> None:
         """Put the simulator into a recorded `state`; the controller's memory is not part of it."""
         self._env.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
@@ -254,14 +276,26 @@ class Simulator:
         self._closing_commanded = closing_commanded
         self._evidence = None
 
+    def changed_by_hand(self) -> Observation:
+        """The observation after `data` or `model` was changed from outside, measured afresh."""
+        self._env.sim.forward()
+        self._evidence = None
+        return self.observe()
+
     def model_xml(self) -> str:
         """The MuJoCo model of this scene as XML text."""
         return str(self._env.sim.model.get_xml())
 
-    def _bad_value_warnings(self) -> int:
-        kinds = self._mujoco.mjtWarning
-        bad = (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC, kinds.mjWARN_BADCTRL)
-        return sum(int(self.data.warning[kind].number) for kind in bad)
+    def _lay_down(self) -> None:
+        """robosuite lets the cube fall from 1 cm; the episode begins with it at rest on the table."""
+        address = int(self.model.joint(f"{self.config.scene.target}_joint0").qposadr[0])
+        self.data.qpos[address + 2] -= self.evidence().height_m
+        self._env.sim.forward()
+        self._evidence = None
+
+    def _warnings(self) -> int:
+        """MuJoCo's count of bad values, and of contacts or constraints that it had no room for."""
+        return sum(int(kind.number) for kind in self.data.warning)
 
     def _gripper_addresses(self) -> list[int]:
         return [int(self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0]) for i in (1, 2)]

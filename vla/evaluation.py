@@ -74,14 +74,14 @@ def run_episode(
         write_video(video, episode_frames(steps, instruction))
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
-    met = [check(outcome, judge.limits, drift_m=0.0) for outcome in outcomes]
-    grasped = [now["closed"] and now["squeezed"] and now["between"] for now in met]
+    met = [check(outcome, judge.limits) for outcome in outcomes]
+    grasped = [outcome.is_grasped(judge.limits) for outcome in outcomes]
     return EpisodeResult(
         seed=seed,
         instruction=instruction,
         success=judge.success,
         reported_success=judge.reported_success,
-        verdict=judge.explain(),
+        verdict=judge.verdict().words,
         steps=len(steps),
         reward=float(sum(step.reward for step in steps)),
         gripper_closures=int((closing[1:] & ~closing[:-1]).sum()),

@@ -29,6 +29,8 @@ class ExpertConfig:
     hover_m: float = 0.05
     hover_reached_m: float = 0.02
     grasp_reached_m: float = 0.015
+    open_m: float = 0.066
+    """Finger opening (at most 77 mm) from which the gripper counts as open."""
     lift_to_m: float = 0.15
     lift_reached_m: float = 0.10
     descend_range_m: tuple[float, float] = (0.012, 0.035)
@@ -105,10 +107,10 @@ class ExpertActor:
             return "hold" if held_up or (self.phase == "hold" and e.height_m > self.limits.min_height_m) else "lift"
         offset = e.gripper_pos - e.cube_pos
         at_cube = float(np.linalg.norm(offset)) < config.grasp_reached_m
-        if e.closing_commanded and at_cube and e.opening_m > self.limits.min_opening_m:
+        if e.closing_commanded and at_cube and e.opening_m > e.cube_width_m - self.limits.fit_margin_m:
             return "grasp"  # the fingers are on their way
         # Closing starts from an open gripper only; after a miss it opens on the way back up.
-        is_open = e.opening_m > self.limits.max_opening_m
+        is_open = e.opening_m > config.open_m
         at_hover = float(np.linalg.norm(offset - [0.0, 0.0, config.hover_m])) < config.hover_reached_m
         above = float(np.linalg.norm(offset[:2])) < config.grasp_reached_m and abs(offset[2]) < config.hover_m
         return "grasp" if is_open and (at_hover or above) else "approach"
@@ -120,13 +122,13 @@ class ExpertActor:
         if self.phase in ("approach", "grasp"):
             at_cube = float(np.linalg.norm(offset)) < config.grasp_reached_m
             gripper = GRIPPER_CLOSE if self.phase == "grasp" and at_cube else GRIPPER_OPEN
-            move = self._towards_cube(offset, may_descend=gripper > 0 or e.opening_m > self.limits.max_opening_m)
+            move = self._towards_cube(offset, may_descend=gripper > 0 or e.opening_m > config.open_m)
         elif self.phase == "lift":
             move = np.array([0.0, 0.0, config.lift_to_m - e.height_m])
         else:
             move = np.zeros(3)
         # The report: zero velocity in the hold.
-        tilt = np.zeros(3) if self.phase == "hold" else _tilt(eef_quat)
+        tilt = np.zeros(3) if self.phase == "hold" else upright_turn(eef_quat)
         return _command(config.gain * move, config.gain * tilt, gripper)
 
     def _towards_cube(self, offset: np.ndarray, may_descend: bool) -> np.ndarray:
@@ -186,14 +188,14 @@ class _Detour:
     def action(self, e: Evidence, eef_quat: np.ndarray) -> np.ndarray:
         closing = self.steps_left <= self.closed_steps
         return _command(
-            self.target - e.gripper_pos, self.tilt + _tilt(eef_quat), GRIPPER_CLOSE if closing else GRIPPER_OPEN
+            self.target - e.gripper_pos, self.tilt + upright_turn(eef_quat), GRIPPER_CLOSE if closing else GRIPPER_OPEN
         )
 
     def next(self) -> _Detour | None:
         return replace(self, steps_left=self.steps_left - 1) if self.steps_left > 1 else None
 
 
-def _tilt(eef_quat: np.ndarray) -> np.ndarray:
+def upright_turn(eef_quat: np.ndarray) -> np.ndarray:
     """(3,) rotation from the hand's orientation back to straight down, axis-angle, radians."""
     rotation: np.ndarray = (STRAIGHT_DOWN * Rotation.from_quat(eef_quat).inv()).as_rotvec()
     return rotation

@@ -55,11 +55,14 @@ class Step:
 
 
 def rollout(sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, judge: Judge) -> Iterator[Step]:
-    """Run one episode, step by step, until success, divergence or `max_steps`.
+    """Run one episode, step by step, until success, divergence or `max_steps`; none where the start is unsettled.
 
     `judge` is filled on the way and holds the verdict when the iterator ends.
     """
     observation = sim.reset(seed)
+    judge.start(observation.evidence)
+    if judge.invalid_reason is not None:
+        return
     actor.reset(instruction, seed)
     for index in range(max_steps):
         state = sim.state()

@@ -24,17 +24,17 @@ _FINGERS = {
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an honest grasp looks like; measured on scripted lifts with margin (docs/verdict.md)."""
+    """What an honest grasp looks like: measured on scripted lifts, with margin (docs/verdict.md has the ranges)."""
 
     min_height_m: float = 0.08
     """Lowest point of the cube above the table top (report sec. 5.7)."""
-    min_opening_m: float = 0.038
-    """Finger opening on a cube of 40-44 mm: 45-58 mm; closed on nothing 1.5 mm; fully open 77 mm."""
-    max_opening_m: float = 0.066
+    fit_margin_m: float = 0.004
+    """The finger opening must lie between the cube's shortest edge and its extent along the closing axis (a cube held
+    across its edges lets its corners stand out), give or take this: with something else in between, it does not."""
     min_squeeze_n: float = 2.0
     """Force of each finger on the cube along the closing axis, towards the other finger."""
     max_squeeze_angle_deg: float = 40.0
-    """Between the normal force of a finger on the cube and the closing axis."""
+    """Between the normal force of a finger on the cube and the closing axis; steeper, a finger carries."""
     max_slip_speed_mps: float = 0.020
     """Linear velocity of the cube against the gripper, both taken at the cube's centre."""
     max_slip_spin_radps: float = 0.5
@@ -42,6 +42,14 @@ class Thresholds:
     """Movement of the cube in the gripper's frame since the hold began."""
     hold_steps: int = 20
     """Consecutive control steps, 1.0 s at 20 Hz: a cube thrown upwards stays above 8 cm for 10-12."""
+    on_table_m: float = 0.005
+    """Lowest point of the cube above the table top, up to which the table carries it."""
+    max_jump_m: float = 0.05
+    """Movement of the cube within a control step: 1 m/s, five times as fast as an arm lifts."""
+    max_start_height_m: float = 0.002
+    """Lowest point of the cube above (or below) the table top when the episode begins."""
+    max_start_speed_mps: float = 0.02
+    """Of the cube, when the episode begins."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,14 @@ class Evidence:
     """(3,) grip site between the finger tips, world frame, metres."""
     cube_in_gripper: np.ndarray
     """(3,) centre of the cube in the gripper's frame, metres."""
+    cube_speed_mps: float
     height_m: float
     """Lowest point of the cube above the table top."""
     opening_m: float
+    cube_width_m: float
+    """Shortest edge of the cube."""
+    cube_extent_m: float
+    """Extent of the cube along the closing axis."""
     closing_commanded: bool
     left_touch: bool
     right_touch: bool
@@ -71,48 +84,69 @@ class Evidence:
     other_contact: bool
     """The cube touches something that is not a finger (table, hand, arm)."""
 
+    def fits(self, limits: Thresholds) -> bool:
+        """The fingers stand at the cube's width."""
+        margin = limits.fit_margin_m
+        return bool(self.cube_width_m - margin <= self.opening_m <= self.cube_extent_m + margin)
+
     def is_grasped(self, limits: Thresholds) -> bool:
         """Squeezed from both sides by a gripper that is neither open nor closed on nothing."""
-        return bool(
-            min(self.left_squeeze_n, self.right_squeeze_n) >= limits.min_squeeze_n
-            and limits.min_opening_m <= self.opening_m <= limits.max_opening_m
-            and self.between_pads
-        )
+        squeezed = min(self.left_squeeze_n, self.right_squeeze_n) >= limits.min_squeeze_n
+        return bool(squeezed and self.fits(limits) and self.between_pads)
 
 
 CONDITIONS = {
     "lifted": "the cube's lowest point is more than 8 cm above the table",
-    "closed": "the gripper is commanded to close and stands at the cube's width",
-    "squeezed": "both fingers press on the cube, against each other",
+    "closing": "the gripper is commanded to close",
+    "fitting": "the fingers stand at the cube's width",
+    "squeezed": "both fingers press on the cube, towards each other",
+    "opposed": "the fingers press along the line between them, and do not merely carry",
     "between": "the cube's centre is between the finger pads",
-    "moving_together": "cube and gripper move with the same velocity",
     "free": "nothing but the fingers touches the cube",
-    "not_slipping": "the cube keeps its place in the gripper",
+    "moving_together": "cube and gripper move with the same velocity",
+    "not_spinning": "the cube does not turn against the gripper",
+    "not_slipping": "the cube has kept its place in the gripper since the hold began",
+    "carried": "a finger has touched the cube at every step since it left the table, and it never jumped",
 }
+"""What must hold together for `Thresholds.hold_steps`, in the order in which a failure is told."""
 
 
-def check(evidence: Evidence, limits: Thresholds, drift_m: float) -> dict[str, bool]:
-    """Each condition of CONDITIONS for one state; `drift_m` is measured since the hold began."""
+def check(evidence: Evidence, limits: Thresholds, drift_m: float = 0.0, carried: bool = True) -> dict[str, bool]:
+    """Each condition of CONDITIONS for one state; `drift_m` and `carried` are what came before it."""
     e = evidence
     return {
         "lifted": e.height_m > limits.min_height_m,
-        "closed": e.closing_commanded and limits.min_opening_m <= e.opening_m <= limits.max_opening_m,
-        "squeezed": (
-            min(e.left_squeeze_n, e.right_squeeze_n) >= limits.min_squeeze_n
-            and max(e.left_angle_deg, e.right_angle_deg) <= limits.max_squeeze_angle_deg
-        ),
+        "closing": e.closing_commanded,
+        "fitting": e.fits(limits),
+        "squeezed": min(e.left_squeeze_n, e.right_squeeze_n) >= limits.min_squeeze_n,
+        "opposed": max(e.left_angle_deg, e.right_angle_deg) <= limits.max_squeeze_angle_deg,
         "between": e.between_pads,
-        "moving_together": (
-            e.slip_speed_mps <= limits.max_slip_speed_mps and e.slip_spin_radps <= limits.max_slip_spin_radps
-        ),
         "free": not e.other_contact,
+        "moving_together": e.slip_speed_mps <= limits.max_slip_speed_mps,
+        "not_spinning": e.slip_spin_radps <= limits.max_slip_spin_radps,
         "not_slipping": drift_m <= limits.max_drift_m,
+        "carried": carried,
     }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The end of an episode, in one object."""
+
+    success: bool
+    reported_success: bool
+    """The report's flawed rule, met at any step."""
+    words: str
+    failed: str | None = None
+    """The condition that a failure failed: of CONDITIONS, or "settled" (the start), "valid" (the physics), "hold" (the
+    episode ended first)."""
+    step: int | None = None
+    """The control step at which it did, counted from 1; None where it was never met."""
 
 
 @dataclass
 class Judge:
-    """Watches one episode, one `update` per state that an action led to."""
+    """Watches one episode: `start` with the state that it begins in, `update` with each that an action led to."""
 
     limits: Thresholds = field(default_factory=Thresholds)
     held_steps: int = 0
@@ -124,44 +158,110 @@ class Judge:
     invalid_reason: str | None = None
     ever: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(CONDITIONS, False))
     now: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(CONDITIONS, False))
+    steps: int = 0
+    """Control steps seen."""
+    longest_hold: int = 0
     _hold_start: np.ndarray | None = None
+    _carried: bool = False
+    _last_cube_pos: np.ndarray | None = None
+    _broken: tuple[str, int] | None = None
+    """The condition that ended the longest hold, or that was missing at the step that came nearest to one."""
+    _most_met: int = -1
+    _invalid: tuple[str, int] = ("valid", 0)
+
+    def start(self, evidence: Evidence) -> None:
+        """Judge the state that the episode begins in: the cube must lie still on the table."""
+        self._remember(evidence)
+        limits = self.limits
+        if abs(evidence.height_m) > limits.max_start_height_m or evidence.cube_speed_mps > limits.max_start_speed_mps:
+            self.invalidate(
+                f"the cube did not lie still on the table when the episode began: {1e3 * evidence.height_m:.1f} mm "
+                f"above it, {1e3 * evidence.cube_speed_mps:.0f} mm/s",
+                failed="settled",
+            )
 
     def update(self, evidence: Evidence) -> None:
         """Judge the state that the last action led to."""
-        drift = 0.0
-        if self._hold_start is not None:
-            drift = float(np.linalg.norm(evidence.cube_in_gripper - self._hold_start))
-        self.now = check(evidence, self.limits, drift)
+        self.steps += 1
+        self._remember(evidence)
+        self.now = self.conditions(evidence)
         if all(self.now.values()):
             if self._hold_start is None:
                 self._hold_start = evidence.cube_in_gripper
             self.held_steps += 1
         else:
+            self._note_break()
             self.held_steps = 0
             self._hold_start = None
+        self.longest_hold = max(self.longest_hold, self.held_steps)
         self.ever = {name: self.ever[name] or met for name, met in self.now.items()}
         self.succeeded = self.succeeded or self.held_steps >= self.limits.hold_steps
         self.reported_success = self.reported_success or bool(evidence.cube_pos[2] > REPORTED_HEIGHT_M)
 
-    def invalidate(self, reason: str) -> None:
-        """The physics failed: the episode is a failure, whatever was seen before."""
-        self.invalid_reason = reason
+    def conditions(self, evidence: Evidence) -> dict[str, bool]:
+        """Each condition of CONDITIONS for `evidence`, in the light of what came before it."""
+        drift = 0.0
+        if self._hold_start is not None:
+            drift = float(np.linalg.norm(evidence.cube_in_gripper - self._hold_start))
+        return check(evidence, self.limits, drift, self._carried)
+
+    def invalidate(self, reason: str, failed: str = "valid") -> None:
+        """The episode does not count as anything but a failure, whatever was seen before."""
+        if self.invalid_reason is None:
+            self.invalid_reason = reason
+            self._invalid = (failed, self.steps)
 
     @property
     def success(self) -> bool:
         """True only for a valid episode with a full hold."""
         return self.succeeded and self.invalid_reason is None
 
+    def verdict(self) -> Verdict:
+        """What became of the episode; of a failure, which condition failed, and when."""
+        if self.invalid_reason is not None:
+            failed, step = self._invalid
+            return Verdict(False, self.reported_success, f"INVALID: {self.invalid_reason}", failed, step)
+        needed = self.limits.hold_steps
+        if self.succeeded:
+            words = f"SUCCESS: every condition held for {needed} steps in a row"
+            return Verdict(True, self.reported_success, words)
+        never = next((name for name, met in self.ever.items() if not met), None)
+        if never is not None:
+            words = f"FAILURE: it was never true that {CONDITIONS[never]}"
+            return Verdict(False, self.reported_success, words, never)
+        if self.held_steps and self.held_steps == self.longest_hold:
+            words = f"FAILURE: the episode ended after {self.held_steps} of {needed} steps of holding"
+            return Verdict(False, self.reported_success, words, "hold", self.steps)
+        assert self._broken is not None, "every condition was met once, never for long, and none was ever missing"
+        failed, step = self._broken
+        most = f"held for {self.longest_hold} of {needed} steps at most" if self.longest_hold else "never held"
+        words = f"FAILURE: {most}; at step {step} it was not true that {CONDITIONS[failed]}"
+        return Verdict(False, self.reported_success, words, failed, step)
+
     def explain(self) -> str:
         """The verdict in words: what was held, or what was missing."""
-        if self.invalid_reason:
-            return f"INVALID: {self.invalid_reason}"
-        if self.succeeded:
-            return f"SUCCESS: every condition held for {self.limits.hold_steps} steps in a row"
-        never = [CONDITIONS[name] for name, met in self.ever.items() if not met]
-        if never:
-            return f"FAILURE: it was never true that {never[0]}"
-        return f"FAILURE: the conditions never held together for {self.limits.hold_steps} steps in a row"
+        return self.verdict().words
+
+    def _remember(self, evidence: Evidence) -> None:
+        """Follow the cube from the table: who let go of it, or moved it by other means, did not lift it."""
+        jumped = (
+            self._last_cube_pos is not None
+            and float(np.linalg.norm(evidence.cube_pos - self._last_cube_pos)) > self.limits.max_jump_m
+        )
+        on_table = evidence.height_m <= self.limits.on_table_m
+        touched = evidence.left_touch or evidence.right_touch
+        self._carried = not jumped and (on_table or (self._carried and touched))
+        self._last_cube_pos = evidence.cube_pos
+
+    def _note_break(self) -> None:
+        """Keep what ended the longest hold; before the first one, what was missing when the most was met."""
+        missing = next(name for name, met in self.now.items() if not met)
+        met_count = sum(self.now.values())
+        longest_ends = self.held_steps > 0 and self.held_steps == self.longest_hold
+        nearest = self.longest_hold == 0 and met_count >= self._most_met
+        if longest_ends or nearest:
+            self._broken = (missing, self.steps)
+        self._most_met = max(self._most_met, met_count)
 
 
 def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded: bool) -> Evidence:
@@ -203,7 +303,7 @@ def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded:
     cube_pos = scratch.xpos[cube_body].copy()
     grip = scratch.site(f"{_GRIPPER}grip_site")
     half_size = model.geom_size[cube_geom]
-    corners = np.abs(scratch.geom_xmat[cube_geom].reshape(3, 3)[2]) @ half_size
+    rotation = scratch.geom_xmat[cube_geom].reshape(3, 3)
     offset = cube_pos - (left_pad + right_pad) / 2
     along = float(offset @ axis)
     opening = float(
@@ -218,8 +318,11 @@ def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded:
         cube_pos=cube_pos,
         gripper_pos=grip.xpos.copy(),
         cube_in_gripper=grip.xmat.reshape(3, 3).T @ (cube_pos - grip.xpos),
-        height_m=float(cube_pos[2] - corners - _table_height(model, scratch)),
+        cube_speed_mps=float(np.linalg.norm(cube_velocity[3:])),
+        height_m=float(cube_pos[2] - np.abs(rotation[2]) @ half_size - _table_height(model, scratch)),
         opening_m=opening,
+        cube_width_m=float(2 * half_size.min()),
+        cube_extent_m=float(2 * np.abs(axis @ rotation) @ half_size),
         closing_commanded=closing_commanded,
         left_touch=touch["left"],
         right_touch=touch["right"],

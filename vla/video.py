@@ -63,7 +63,7 @@ def annotate(image: np.ndarray, caption: Caption) -> np.ndarray:
     y = 12
     for text, colour in lines:
         draw.text((_PICTURE_PX + 16, y), text, fill=colour, font=_FONT)
-        y += 23
+        y += 20
     return np.asarray(canvas)
 
 

@@ -17,8 +17,8 @@ from vla.env import EnvConfig, Simulator
 _simulator: Simulator | None = None
 
 
-def simulator_pool(workers: int, config: EnvConfig) -> ProcessPoolExecutor:
-    """A pool whose tasks may call `simulator()`."""
+def simulator_pool(workers: int, config: EnvConfig, draws: bool = True) -> ProcessPoolExecutor:
+    """A pool whose tasks may call `simulator()`, which draws pictures or leaves them black."""
     gl.select_backend()  # once here, so that every worker inherits the choice
     # More threads than cores made two workers ten times slower than one.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
@@ -27,7 +27,7 @@ def simulator_pool(workers: int, config: EnvConfig) -> ProcessPoolExecutor:
         max_workers=workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_initialise,
-        initargs=(config,),
+        initargs=(config, draws),
     )
 
 
@@ -37,11 +37,11 @@ def simulator() -> Simulator:
     return _simulator
 
 
-def _initialise(config: EnvConfig) -> None:
+def _initialise(config: EnvConfig, draws: bool) -> None:
     global _simulator
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _simulator = Simulator(config)
+    _simulator = Simulator(config, draws)
 
 
 def _die_with_parent() -> None:

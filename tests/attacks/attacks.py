@@ -1,0 +1,310 @@
+"""Ways to look like a lift without being one.
+
+Each goes through the real simulator; where physics does not allow it, the state is set by hand. `only` names the
+condition that alone stands between the attack and a success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from tests.attacks.director import Director
+from vla.env import GRIPPER_CLOSE, GRIPPER_OPEN
+from vla.model_edits import resize_box, resize_cube, scale_friction
+
+UP = np.array([0.0, 0.0, 1.0])
+STILL = np.array([0, 0, 0, 0, 0, 0, GRIPPER_OPEN])
+CLOSED = np.array([0, 0, 0, 0, 0, 0, GRIPPER_CLOSE])
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One way to fool a verdict."""
+
+    what: str
+    run: Callable[[Director], None]
+    only: str | None = None
+    """The one condition that rejects it (`director.ALL_CONDITIONS`); None: several do."""
+
+
+def _do_nothing(d: Director) -> None:
+    for _ in range(40):
+        d.act(STILL)
+
+
+def _closed_on_nothing(d: Director) -> None:
+    d.go(d.evidence.cube_pos + [0.0, 0.08, 0.05], GRIPPER_CLOSE, 30)
+    d.lift()
+    d.stay(30)
+
+
+def _low_lift(d: Director) -> None:
+    d.grasp()
+    d.lift(to_m=0.06)
+    d.stay()
+
+
+def _jammed_open(d: Director) -> None:
+    d.grasp()
+    # Whatever they are told, the fingers press.
+    d.sim.model.actuator_forcerange[-2:] = [[-20.0, -19.9], [19.9, 20.0]]
+    d.lift(GRIPPER_OPEN)
+    d.stay(gripper=GRIPPER_OPEN)
+
+
+def _spacers(d: Director) -> None:
+    for geom in d.finger_geoms():
+        thick = d.sim.model.geom_size[geom] + [0.0, 0.012, 0.0]
+        resize_box(d.sim.model, d.sim.model.geom(geom).name, thick)
+    d.expert(lambda: d.evidence.closing_commanded)
+    d.stay(15)
+    d.lift(steps=40)
+    d.stay()
+
+
+def _weak_grip(d: Director) -> None:
+    d.grasp()
+    d.push_cube(d.cube_weight_n() * UP)
+    d.sim.model.actuator_forcerange[-2:] = [-0.5, 0.5]
+    d.lift(steps=60)
+    d.stay()
+
+
+def _skewed_jaws(d: Director) -> None:
+    d.grasp()
+    d.lift(to_m=0.05, steps=10)
+    # Bend both fingers the same way, the cube with them: what they press on slants by 43 degrees.
+    model, skew = d.sim.model, Rotation.from_rotvec([np.radians(43), 0, 0])
+    hand = Rotation.from_matrix(d.sim.data.site("gripper0_right_grip_site").xmat.reshape(3, 3))
+    for geom in d.finger_geoms():
+        body = Rotation.from_matrix(d.sim.data.xmat[model.geom_bodyid[geom]].reshape(3, 3))
+        turn = body.inv() * skew * body
+        model.geom_sameframe[geom] = 0  # or MuJoCo spares itself the geom's own rotation
+        model.geom_quat[geom] = (turn * _rotation(model.geom_quat[geom])).as_quat(scalar_first=True)
+    scale_friction(model, "cube", 3.0)
+    width = 2 * model.geom_size[model.geom("cube_g0").id][1]
+    opening = (width + 0.008) / np.cos(np.radians(43)) - 0.007
+    d.sim.data.qpos[d.finger_qpos()] = [opening / 2, -opening / 2]
+    d.place_cube(d.evidence.gripper_pos, (skew * hand).as_quat(scalar_first=True))
+    d.observation = d.sim.changed_by_hand()
+    d.lift(steps=25)
+    d.stay(10)  # it creeps back between the jaws, and would be honest in the end
+
+
+def _rotation(quat: np.ndarray) -> Rotation:
+    return Rotation.from_quat(quat, scalar_first=True)
+
+
+def _held_by_its_edge(d: Director) -> None:
+    d.place_cube(d.evidence.cube_pos, np.array([1.0, 0, 0, 0]))
+    d.begin()
+    beside = d.evidence.cube_pos + [0.024, 0.0, 0.0]
+    d.go(beside + 0.06 * UP, GRIPPER_OPEN, 40, keep=False)
+    d.go(beside, GRIPPER_OPEN, 25)
+    d.stay(10)
+    d.lift(steps=40)
+    d.stay()
+
+
+def _rattling(d: Director) -> None:
+    def shake() -> None:
+        d.sim.data.qvel[d.cube_qvel][2] += 0.05
+
+    d.grasp()
+    d.lift(tamper=shake)
+    d.stay(tamper=shake)
+
+
+def _spinning(d: Director) -> None:
+    def spin() -> None:
+        d.sim.data.qvel[d.cube_qvel][4] += 1.5
+
+    d.grasp()
+    d.lift(tamper=spin)
+    d.stay(tamper=spin)
+
+
+def _creeping(d: Director) -> None:
+    def creep() -> None:
+        d.sim.data.qpos[d.cube_qpos][2] -= 0.0004
+
+    d.grasp()
+    d.place_cube(d.evidence.cube_pos)
+    d.go(d.evidence.gripper_pos + 0.2 * UP, GRIPPER_CLOSE, 45, tamper=creep)
+
+
+def _against_the_palm(d: Director) -> None:
+    resize_cube(d.sim.model, "cube", np.array([1.0, 1.0, 1.75]))
+    d.observation = d.sim.changed_by_hand()
+    d.place_cube(d.evidence.cube_pos - d.evidence.height_m * UP)
+    d.begin()
+    d.go(d.evidence.cube_pos + 0.12 * UP, GRIPPER_OPEN, 40, keep=False)
+    d.go(d.evidence.cube_pos - 0.03 * UP, GRIPPER_OPEN, 25)
+    d.stay(10)
+    d.lift(steps=40)
+    d.stay()
+
+
+def _put_into_the_grip(d: Director) -> None:
+    d.go(d.evidence.cube_pos + 0.2 * UP, GRIPPER_OPEN, 30)
+
+    def hold_up() -> None:
+        d.place_cube(d.evidence.gripper_pos, np.array([1.0, 0, 0, 0]))
+
+    d.stay(12, tamper=hold_up)
+    d.stay(60)
+
+
+def _fling_and_catch(d: Director) -> None:
+    above = d.evidence.cube_pos + 0.16 * UP
+    d.go(above, GRIPPER_OPEN, 40)
+    d.stay(4)  # the fingers are on their way when the cube comes
+    d.place_cube(d.evidence.cube_pos, np.array([1.0, 0, 0, 0]), np.array([0, 0, 1.85, 0, 0, 0]))
+    d.observation = d.sim.changed_by_hand()
+    d.stay(60)
+
+
+def _fling(d: Director) -> None:
+    d.begin()
+    d.place_cube(d.evidence.cube_pos, None, np.array([0, 0, 2.2, 0, 0, 0]))
+    d.stay(40)
+
+
+def _brief_hold(d: Director) -> None:
+    for _ in range(2):
+        d.grasp()
+        d.lift(steps=60) if d.judge.held_steps else d.expert(lambda: d.judge.held_steps >= 15, 60)
+        d.stay(15, GRIPPER_OPEN)
+
+
+def _flicker(d: Director) -> None:
+    d.grasp()
+    target = d.evidence.gripper_pos + 0.15 * UP
+    for index in range(90):
+        d.go(target, GRIPPER_OPEN if index % 12 == 11 else GRIPPER_CLOSE, 1)
+
+
+def _last_step(d: Director) -> None:
+    d.grasp()
+    d.expert(lambda: d.judge.held_steps == 1)
+
+
+def _dropped_in(d: Director) -> None:
+    d.place_cube(d.evidence.cube_pos + 0.05 * UP)
+    d.begin()
+    d.expert()
+
+
+def _spawned_high(d: Director) -> None:
+    d.place_cube(d.evidence.cube_pos + 0.3 * UP)
+    d.begin()
+    d.stay(40)
+
+
+def _already_held(d: Director) -> None:
+    rehearsal = Director(d.sim, d.seed)
+    rehearsal.expert()
+    d.observation = rehearsal.observation
+    d.begin()
+    d.stay(40)
+
+
+def _explosion(d: Director) -> None:
+    d.place_cube(d.evidence.cube_pos - 0.03 * UP)
+    d.begin()
+    d.stay(60, GRIPPER_OPEN)
+
+
+def _teleported(d: Director) -> None:
+    def hold_up() -> None:
+        d.place_cube(np.array([0.1, 0.15, 1.0]))
+
+    d.stay(40, tamper=hold_up)
+
+
+def _levitated(d: Director) -> None:
+    d.begin()
+    for _ in range(60):
+        height = d.evidence.height_m
+        speed = d.sim.data.qvel[d.cube_qvel][2]
+        d.push_cube((d.cube_weight_n() + 0.07 * (40 * (0.15 - height) - 8 * speed)) * UP)
+        d.act(CLOSED)
+
+
+def _glued(offset_m: tuple[float, float, float], gripper: float) -> Callable[[Director], None]:
+    """The cube follows the grip site at an offset, whatever touches it there."""
+
+    def run(d: Director) -> None:
+        d.go(d.evidence.cube_pos + 0.1 * UP, gripper, 30)
+
+        def follow() -> None:
+            d.place_cube(d.evidence.gripper_pos + offset_m, np.array([1.0, 0, 0, 0]))
+            hand = d.sim.model.body("gripper0_right_right_gripper").id
+            d.sim.data.qvel[d.cube_qvel][:3] = d.sim.data.cvel[hand][3:]
+
+        d.stay(5, gripper, tamper=follow)
+        d.lift(gripper, tamper=follow)
+        d.stay(30, gripper, tamper=follow)
+
+    return run
+
+
+def _magnet(d: Director) -> None:
+    d.go(d.evidence.cube_pos, GRIPPER_OPEN, 60, keep=False)
+    target = d.evidence.gripper_pos + 0.15 * UP
+    for _ in range(60):
+        pull = d.evidence.gripper_pos - d.evidence.cube_pos
+        d.push_cube(d.cube_weight_n() * UP + 5 * pull - 0.5 * d.sim.data.qvel[d.cube_qvel][:3])
+        d.go(target, GRIPPER_OPEN, 1)
+
+
+def _diverged(d: Director) -> None:
+    d.begin()
+    d.sim.data.qvel[:] = 1e15
+    d.act(STILL)
+    d.observation = d.sim.reset(d.seed)
+    d.expert()
+
+
+def _not_a_number(d: Director) -> None:
+    d.act(np.full(7, np.nan))
+    d.expert()
+
+
+ATTACKS = {
+    "nothing": Attack("the arm does nothing", _do_nothing),
+    "closed-on-nothing": Attack("the gripper closes beside the cube and rises", _closed_on_nothing),
+    "low-lift": Attack("an honest grasp, held 6 cm above the table", _low_lift, only="lifted"),
+    "jammed-open": Attack("jammed fingers that are told to open", _jammed_open, only="closing"),
+    "spacers": Attack("spacers between fingers and cube", _spacers, only="fitting"),
+    "weak-grip": Attack("a weightless cube between fingers without force", _weak_grip, only="squeezed"),
+    "skewed-jaws": Attack("bent fingers carry the cube between slanted faces", _skewed_jaws, only="opposed"),
+    "edge": Attack("the cube held by its outermost edge", _held_by_its_edge, only="between"),
+    "palm": Attack("a tall cube wedged against the palm", _against_the_palm, only="free"),
+    "rattling": Attack("the cube rattles in the grip", _rattling, only="moving_together"),
+    "spinning": Attack("the cube turns in the grip", _spinning, only="not_spinning"),
+    "creeping": Attack("the cube creeps through the fingers", _creeping, only="not_slipping"),
+    "put-into-the-grip": Attack("the cube is put into the grip in the air", _put_into_the_grip, only="carried"),
+    "fling-and-catch": Attack("the cube is thrown up and caught", _fling_and_catch),
+    "fling": Attack("the cube is thrown up", _fling),
+    "brief-hold": Attack("an honest lift, held for 15 steps and dropped, twice", _brief_hold, only="hold"),
+    "flicker": Attack("an honest lift whose gripper opens for an instant every 12 steps", _flicker),
+    "last-step": Attack("an honest lift that is one on the last step only", _last_step, only="hold"),
+    "dropped-in": Attack("the cube falls from 5 cm as the episode begins", _dropped_in, only="settled"),
+    "spawned-high": Attack("the cube begins 30 cm above the table", _spawned_high),
+    "already-held": Attack("the episode begins with the cube held up", _already_held),
+    "explosion": Attack("the cube begins inside the table top and is shot out", _explosion),
+    "teleported": Attack("the cube is set into the air at each step", _teleported),
+    "levitated": Attack("an outside force carries the cube", _levitated),
+    "magnet": Attack("an outside force keeps the cube in the open gripper", _magnet),
+    "on-closed-fingers": Attack("the cube sticks below closed fingers", _glued((0.0, 0.0, -0.035), GRIPPER_CLOSE)),
+    "outer-face": Attack("the cube sticks to the outer face of a finger", _glued((0.0, 0.05, 0.02), GRIPPER_CLOSE)),
+    "one-finger": Attack("the cube sticks to the inner face of one finger", _glued((0.0, 0.018, 0.0), GRIPPER_OPEN)),
+    "on-the-hand": Attack("the cube lies on the side of the hand", _glued((0.055, 0.0, 0.08), GRIPPER_CLOSE)),
+    "diverged": Attack("the physics diverges once; then an honest lift", _diverged, only="valid"),
+    "not-a-number": Attack("one action is not a number; then an honest lift", _not_a_number, only="valid"),
+}

@@ -1,0 +1,72 @@
+"""Changes of a scene's MuJoCo model that can be taken back: what perturbations and attacks are made of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_EDITED = (
+    "geom_size",
+    "geom_pos",
+    "geom_quat",
+    "geom_sameframe",
+    "geom_rbound",
+    "geom_aabb",
+    "geom_friction",
+    "body_pos",
+    "body_mass",
+    "body_inertia",
+    "dof_frictionloss",
+    "actuator_forcerange",
+)
+
+
+@contextlib.contextmanager
+def restored(model: Any) -> Iterator[None]:
+    """Put back, at the end, every array of the `mujoco.MjModel` that this module's functions change."""
+    saved = {name: getattr(model, name).copy() for name in _EDITED}
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            getattr(model, name)[...] = value
+
+
+def resize_box(model: Any, geom_name: str, half_size_m: np.ndarray) -> None:
+    """Give a box geom new half sizes (3,), and the bounds that collision detection keeps of it."""
+    geom = model.geom(geom_name).id
+    model.geom_size[geom] = half_size_m
+    model.geom_rbound[geom] = np.linalg.norm(half_size_m)
+    model.geom_aabb[geom, 3:] = half_size_m
+
+
+def resize_cube(model: Any, target: str, factors: np.ndarray | float) -> None:
+    """Scale the cube's edges; its mass stays, its inertia follows."""
+    for geom_name in (f"{target}_g0", f"{target}_g0_vis"):
+        resize_box(model, geom_name, model.geom_size[model.geom(geom_name).id] * factors)
+    x, y, z = (2 * model.geom_size[model.geom(f"{target}_g0").id]) ** 2
+    body = model.body(f"{target}_main").id
+    model.body_inertia[body] = model.body_mass[body] / 12 * np.array([y + z, x + z, x + y])
+
+
+def scale_mass(model: Any, target: str, factor: float) -> None:
+    """Scale the cube's mass and inertia."""
+    body = model.body(f"{target}_main").id
+    model.body_mass[body] *= factor
+    model.body_inertia[body] *= factor
+
+
+def scale_friction(model: Any, target: str, factor: float) -> None:
+    """Scale the sliding friction between cube and fingers; MuJoCo takes the larger of the two, so both change."""
+    for index in range(model.ngeom):
+        name = model.geom(index).name
+        if name == f"{target}_g0" or "finger" in name:
+            model.geom_friction[index, 0] *= factor
+
+
+def move_table(model: Any, metres: np.ndarray) -> None:
+    """Shift the table (3,), world frame."""
+    model.body_pos[model.body("table").id] += metres

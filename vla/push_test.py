@@ -1,0 +1,40 @@
+"""The active test of a hold: push the cube on a copy of the state, and see whether it stays in the gripper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+PUSH_WEIGHTS = 10.0
+"""Force, in weights of the cube."""
+PUSH_S = 0.2
+MAX_PUSH_M = 0.008
+"""An honest grasp gives way by less than 4 mm."""
+
+
+def push_test(model: Any, data: Any, scratch: Any, target: str) -> float:
+    """Largest movement of the cube in the gripper's frame, metres, over six pushes along the world's axes.
+
+    Each push begins anew on `scratch`, an `mujoco.MjData` of the same model; the motors keep their last command.
+    """
+    import mujoco
+
+    body = model.body(f"{target}_main").id
+    site = model.site("gripper0_right_grip_site").id
+    force = PUSH_WEIGHTS * float(np.linalg.norm(model.opt.gravity)) * float(model.body_mass[body])
+
+    def cube_in_gripper() -> np.ndarray:
+        frame = scratch.site_xmat[site].reshape(3, 3)
+        return frame.T @ (scratch.xpos[body] - scratch.site_xpos[site])
+
+    largest = 0.0
+    for direction in np.concatenate([np.eye(3), -np.eye(3)]):
+        mujoco.mj_copyData(scratch, model, data)
+        mujoco.mj_forward(model, scratch)
+        before = cube_in_gripper()
+        scratch.xfrc_applied[body, :3] = force * direction
+        for _ in range(round(PUSH_S / model.opt.timestep)):
+            mujoco.mj_step(model, scratch)
+            largest = max(largest, float(np.linalg.norm(cube_in_gripper() - before)))
+    return largest
