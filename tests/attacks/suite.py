@@ -13,6 +13,7 @@ from vla.env import TEST_SEEDS, Simulator
 from vla.model_edits import move_table, resize_cube, restored, scale_friction, scale_mass
 from vla.second_judge import rejudge
 from vla.video import write_video
+from vla.workers import simulator
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,16 @@ class AttackResult:
     words: str
     push_m: float | None = None
     """Of an honest lift: how far the push test moved the cube."""
+
+
+HONEST = "honest"
+
+
+def run_in_worker(name: str, seed: int, video: Path | None = None) -> AttackResult:
+    """An attack, or an honest lift, with this worker's simulator."""
+    if name == HONEST:
+        return run_honest(simulator(), seed, video)
+    return run_attack(simulator(), name, seed, video)
 
 
 def run_attack(sim: Simulator, name: str, seed: int, video: Path | None = None) -> AttackResult:
@@ -56,7 +67,7 @@ def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackRe
         director.expert(until=lambda: director.judge.success, steps=200)
         what = f"size x{size:.2f}, mass x{mass:.2f}, friction x{friction:.2f}, table {np.round(100 * shift, 1)} cm"
         push = sim.push_test() if director.judge.success else None
-        return _result(director, "honest", what, video, push)
+        return _result(director, HONEST, what, video, push)
 
 
 def _result(director: Director, name: str, what: str, video: Path | None, push: float | None = None) -> AttackResult:

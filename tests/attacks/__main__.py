@@ -1,0 +1,143 @@
+"""Runs every attack on many starts, and honest lifts beside them; writes the tables (docs/verdict.md shows them).
+
+python -m tests.attacks --seeds 50 --honest 500
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tests.attacks.attacks import ATTACKS
+from tests.attacks.director import ALL_CONDITIONS
+from tests.attacks.suite import HONEST, AttackResult, run_in_worker
+from vla.env import EnvConfig, installed_versions
+from vla.errors import UserError, run_script
+from vla.files import write_text
+from vla.push_test import MAX_PUSH_M
+from vla.stats import markdown_table, rate
+from vla.workers import simulator_pool
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """Options of the attack suite."""
+
+    seeds: int = 50
+    """Starts of each attack."""
+    honest: int = 500
+    """Honest lifts of cubes of other size, mass and friction, on moved tables."""
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    """Simulator processes."""
+    output: Path = Path("docs/results/attacks.json")
+    """Result file; the tables stand beside it, with the suffix .md."""
+    videos_dir: Path | None = Path("videos/attacks")
+    """Folder for a video of the first start of each attack; None: no videos, and no drawing."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.honest < 1 or self.workers < 1:
+            raise UserError("--seeds, --honest and --workers must be at least 1")
+
+
+def main(options: SuiteOptions) -> None:
+    runs = [(name, seed) for name in ATTACKS for seed in range(options.seeds)]
+    runs += [(HONEST, seed) for seed in range(options.honest)]
+    with simulator_pool(options.workers, EnvConfig(), draws=False) as pool:
+        futures = [pool.submit(run_in_worker, name, seed) for name, seed in runs]
+        with tqdm(total=len(futures), unit="episode", desc="attack") as bar:
+            for _ in as_completed(futures):
+                bar.update()
+        results = [future.result() for future in futures]
+    content = summarise(results) | {"versions": installed_versions()}
+    write_text(options.output, json.dumps(content, indent=1))
+    write_text(options.output.with_suffix(".md"), tables(content) + "\n")
+    print(tables(content))
+    if options.videos_dir is not None:
+        _film(options.videos_dir)
+    print(f"\nresults: {options.output}")
+
+
+def _film(folder: Path) -> None:
+    with simulator_pool(1, EnvConfig()) as pool:
+        names = (*ATTACKS, HONEST)
+        futures = [pool.submit(run_in_worker, name, 0, folder / f"{name}.mp4") for name in names]
+        for future in tqdm(futures, unit="video", desc="film"):
+            future.result()
+    print(f"videos: {folder}/{HONEST}.mp4 and one of each attack")
+
+
+def summarise(results: Sequence[AttackResult]) -> dict[str, Any]:
+    """Counts for each attack, the honest lifts with all that was rejected, and the judges' disagreements."""
+    attacks = {}
+    for name, attack in ATTACKS.items():
+        runs = [result for result in results if result.name == name]
+        attacks[name] = {
+            "what": attack.what,
+            "only": attack.only,
+            "runs": len(runs),
+            "accepted": sum(run.accepted for run in runs),
+            "accepted_by_second_judge": sum(run.accepted_by_second_judge for run in runs),
+            "accepted_by_robosuite": sum(run.accepted_by_robosuite for run in runs),
+            "accepted_by_report": sum(run.accepted_by_report for run in runs),
+            "accepted_without": Counter(missing for run in runs for missing in run.accepted_without),
+        }
+    honest = [result for result in results if result.name == HONEST]
+    pushes = [run.push_m for run in honest if run.push_m is not None]
+    return {
+        "attacks": attacks,
+        "honest": {
+            "runs": len(honest),
+            "accepted": sum(run.accepted for run in honest),
+            "accepted_by_second_judge": sum(run.accepted_by_second_judge for run in honest),
+            "rejected": [dataclasses.asdict(run) for run in honest if not run.accepted],
+            "largest_push_mm": 1e3 * max(pushes, default=0.0),
+            "pushed_too_far": sum(push > MAX_PUSH_M for push in pushes),
+        },
+        "episodes": len(results),
+        "disagreements": [dataclasses.asdict(run) for run in results if run.accepted != run.accepted_by_second_judge],
+    }
+
+
+def tables(content: dict[str, Any]) -> str:
+    """The attacks, the mutation test, and the honest lifts as Markdown."""
+    attacks, honest = content["attacks"], content["honest"]
+    rows = [
+        (attack["what"], *(f"{attack[key]}/{attack['runs']}" for key in _JUDGES), attack["only"] or "")
+        for attack in attacks.values()
+    ]
+    runs = sum(attack["runs"] for attack in attacks.values())
+    totals = [sum(attack[key] for attack in attacks.values()) for key in _JUDGES]
+    rows.append(("**all**", *(rate(total, runs) for total in totals), ""))
+    head = ("attack", "the verdict", "second judge", "robosuite's check", "report's rule", "rejected by this alone")
+    mutations = []
+    for condition in ALL_CONDITIONS:
+        fooled = {name: count for name, a in attacks.items() if (count := a["accepted_without"].get(condition, 0))}
+        which = ", ".join(f"{name} {count}" for name, count in fooled.items())
+        mutations.append((condition, str(sum(fooled.values())), which))
+    return "\n\n".join(
+        (
+            f"Accepted as a lift, of {runs} attacks:",
+            markdown_table(head, rows),
+            "Attacks that the verdict would accept without one of its conditions:",
+            markdown_table(("without", "accepted", "which"), mutations),
+            f"Honest lifts of other cubes accepted: {rate(honest['accepted'], honest['runs'])}; pushes with ten times "
+            f"the cube's weight moved it by {honest['largest_push_mm']:.1f} mm at most. "
+            f"The two judges disagreed on {len(content['disagreements'])} of {content['episodes']} episodes.",
+        )
+    )
+
+
+_JUDGES = ("accepted", "accepted_by_second_judge", "accepted_by_robosuite", "accepted_by_report")
+
+
+if __name__ == "__main__":
+    run_script(main, SuiteOptions, __doc__)
