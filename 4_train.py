@@ -415,7 +415,7 @@ class Trainer:
             self.simulator = Simulator(EnvConfig.from_env_args(self.env_args))
         actor = PolicyActor(self.model, self.embeddings, self.device)
         video = self.options.output_dir / "rollout.mp4"
-        results = [
+        episodes = [
             run_episode(
                 self.simulator,
                 actor,
@@ -426,6 +426,7 @@ class Trainer:
             )
             for index in range(self.options.rollout_episodes)
         ]
+        results = [result for result, _ in episodes]
         if video.exists():
             self.log.video("rollout", video, self.step)
         print(f"rollouts: true success {rate(sum(result.success for result in results), len(results))}")

@@ -1,9 +1,13 @@
-"""Evaluate a checkpoint in closed loop (report sec. 5).
+"""Evaluate a policy in closed loop (report sec. 5).
 
-Reads a checkpoint. Writes `results.json`, Table 4 (`results.md`) and a video of each episode into the output
-directory. Every started episode counts; the seeds are fixed beforehand and were used for nothing else.
+Reads a checkpoint, or drives a control policy. Writes `results.json`, Table 4 (`results.md`), a page with every episode
+(`report.html`), the episodes' states (`episodes.hdf5`) and a video of each into the output directory. Every started
+episode counts; the seeds are fixed beforehand and were used for nothing else.
 
     python 5_evaluate.py --checkpoint checkpoints/best_model.pth --num-episodes 10
+    python 5_evaluate.py --policy random --num-episodes 50
+    python 5_evaluate.py --compare checkpoints/best_model.pth checkpoints/lift.pth --num-episodes 100
+    python 5_evaluate.py --rejudge videos/episodes.hdf5
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import os
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -29,16 +33,28 @@ from vla.checkpoint import (
     provenance,
     warn_of_drift,
 )
+from vla.compare import compare
 from vla.env import TEST_SEEDS, EnvConfig, installed_versions
+from vla.episodes import rejudge_file, write_episodes
 from vla.errors import UserError, run_script
-from vla.evaluation import EpisodeResult, EvalTask, evaluate_in_worker, instruction_table, report_table
+from vla.evaluation import (
+    EpisodeResult,
+    EvalTask,
+    Recording,
+    evaluate_in_worker,
+    failure_table,
+    instruction_table,
+    report_table,
+)
 from vla.files import sha256, write_text
 from vla.instructions import INSTRUCTIONS
 from vla.policy import ControlConfig
+from vla.report import write_report
 from vla.stats import success_interval
+from vla.text import EMBEDDING_DIM
 from vla.workers import simulator_pool
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,13 @@ class EvaluateOptions:
 
     checkpoint: Path = field(default_factory=default_checkpoint)
     """Checkpoint to evaluate; without one of your own, the shipped checkpoints/lift.pth."""
+    policy: Literal["checkpoint", "zero", "random", "always-close", "nan", "expert"] = "checkpoint"
+    """Who acts: the checkpoint, or a control: no motion, uniform noise, a closing gripper, actions that are not
+    numbers, or the scripted expert, which sees the simulator's state."""
+    compare: tuple[Path, Path] | None = None
+    """Two checkpoints to evaluate on the same seeds instead, with an exact McNemar test."""
+    rejudge: Path | None = None
+    """An evaluation's episodes.hdf5 to be judged again by the second judge instead; nothing is run."""
     num_episodes: int = 10
     """Episodes to run."""
     instruction: str = "Pick up the cube"
@@ -55,6 +78,8 @@ class EvaluateOptions:
     """Run the episodes once with each of the eight training instructions instead, and report each."""
     blind: bool = False
     """Show the policy black pictures, as a control: it should lift nothing."""
+    push_test: bool = False
+    """After a success, push the held cube with ten times its weight, six ways, on a copy of the state."""
     max_steps: int = 200
     """Control steps (20 per second) after which an episode has failed."""
     seed: int = TEST_SEEDS.start
@@ -62,13 +87,13 @@ class EvaluateOptions:
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes, each with its copy of the policy."""
     output_dir: Path = Path("videos")
-    """Folder of results.json, results.md and the videos."""
+    """Folder of what is written."""
     execute_steps: int = 1
     """Actions executed of each predicted chunk (the report: the first only)."""
     ensemble_decay: float | None = None
     """Temporal ensembling: weights exp(-decay i), i-th oldest first; None: off."""
     videos: bool = True
-    """Write videos/eval_trial_N.mp4."""
+    """Write eval_trial_N.mp4."""
     clip_weights: str = "openai"
     """Text tower for instructions outside the training set: open_clip tag or local file."""
 
@@ -83,6 +108,10 @@ class EvaluateOptions:
                 f"--seed {self.seed}: test episodes have seeds {TEST_SEEDS.start}-{TEST_SEEDS.stop - 1}; "
                 "smaller ones were free for training and for choosing the checkpoint"
             )
+        if self.policy != "checkpoint" and (self.blind or self.compare is not None):
+            raise UserError(
+                f"--policy {self.policy} looks at no picture and is no checkpoint; leave --blind/--compare out"
+            )
         self.control()
 
     def control(self) -> ControlConfig:
@@ -93,36 +122,121 @@ class EvaluateOptions:
         """What the policy is told, one run over the episodes for each."""
         return INSTRUCTIONS if self.every_instruction else (self.instruction,)
 
+    def spoken(self) -> str:
+        """The same for a person, with who acts and how."""
+        told = "each instruction" if self.every_instruction else f'"{self.instruction}"'
+        return told + (", BLIND" if self.blind else "")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is evaluated, checked before anything runs."""
+
+    policy: str
+    checkpoint: Path
+    env: EnvConfig
+    told: dict[str, np.ndarray]
+    """The embedding of each instruction."""
+    facts: dict[str, Any]
+    """For results.json."""
+
 
 def main(options: EvaluateOptions) -> None:
-    checkpoint = load_checkpoint(options.checkpoint)
-    model = build_model(checkpoint, options.checkpoint)
-    options.control().check(model.config.chunk_size)  # what is wrong is told here, in one line, not by a worker
-    warn_of_drift(checkpoint, options.checkpoint)
-    embeddings = instruction_embeddings(checkpoint, options.clip_weights)
-    told = {instruction: embeddings[instruction].numpy() for instruction in options.instructions()}
-    gl.select_backend()
-    _remove_old_results(options.output_dir)
-    print(f"policy: {options.checkpoint}, {provenance(checkpoint)}")
-    results = _run(options, EnvConfig.from_env_args(checkpoint["env_args"]), told)
-    table = report_table(results)
-    if options.every_instruction:
-        table += f"\n\n{instruction_table(results)}"
-    spoken = "each instruction" if options.every_instruction else f'"{options.instruction}"'
-    if options.blind:
-        spoken += ", BLIND"
-    last_seed = options.seed + options.num_episodes - 1
-    summary = f"{spoken}, seeds {options.seed}-{last_seed}; weights: {provenance(checkpoint)}"
-    write_text(
-        options.output_dir / "results.json",
-        json.dumps(_as_json(options, checkpoint, results), indent=1, allow_nan=False),
-    )
-    write_text(options.output_dir / "results.md", f"{table}\n\n{summary}\n")
-    print(f"\n{table}\n{summary}\n")
+    if options.rejudge is not None:
+        _rejudge(options.rejudge)
+        return
+    if options.compare is not None:
+        _compare(options, *options.compare)
+        return
+    subject = _subject(options, options.checkpoint)
+    episodes = _evaluate(options, subject)
+    results = [result for result, _ in episodes]
+    print(f"\n{(options.output_dir / 'results.md').read_text()}")
     for number, result in enumerate(results, start=1):
         video = f"  {_video(options, number)}" if options.videos and result.steps else ""
         print(f"episode {number:3d}  seed {result.seed}  {result.steps:3d} steps  {result.verdict}{video}")
-    print(f"\nresults: {options.output_dir / 'results.json'}")
+    print(f"\nresults: {options.output_dir / 'results.json'}, with pictures: {options.output_dir / 'report.html'}")
+
+
+def _subject(options: EvaluateOptions, path: Path) -> Subject:
+    """The policy and the simulator that it belongs to; what is wrong with it is told here, not by a worker."""
+    if options.policy != "checkpoint":
+        told = {instruction: np.zeros(EMBEDDING_DIM, dtype=np.float32) for instruction in options.instructions()}
+        return Subject(options.policy, path, EnvConfig(), told, {"policy": options.policy, "weights": "none"})
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint, path)
+    options.control().check(model.config.chunk_size)
+    warn_of_drift(checkpoint, path)
+    embeddings = instruction_embeddings(checkpoint, options.clip_weights)
+    print(f"policy: {path}, {provenance(checkpoint)}")
+    return Subject(
+        policy="checkpoint",
+        checkpoint=path,
+        env=EnvConfig.from_env_args(checkpoint["env_args"]),
+        told={instruction: embeddings[instruction].numpy() for instruction in options.instructions()},
+        facts={
+            "policy": str(path),
+            "checkpoint_sha256": sha256(path),
+            "weights": provenance(checkpoint),
+            "trained_epochs": checkpoint["training"]["epoch"],
+        },
+    )
+
+
+def _evaluate(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeResult, Recording]]:
+    """Run the episodes and write everything about them into the output directory."""
+    gl.select_backend()
+    _remove_old_results(options.output_dir)
+    episodes = _run(options, subject)
+    results = [result for result, _ in episodes]
+    tables = [report_table(results)]
+    if options.every_instruction:
+        tables.append(instruction_table(results))
+    if not all(result.success for result in results):
+        tables.append(failure_table(results))
+    last_seed = options.seed + options.num_episodes - 1
+    facts = subject.facts
+    summary = f"{options.spoken()}, seeds {options.seed}-{last_seed}; weights: {facts['weights']}"
+    content = _as_json(options, subject, results)
+    write_text(options.output_dir / "results.json", json.dumps(content, indent=1, allow_nan=False))
+    write_text(options.output_dir / "results.md", "\n\n".join([*tables, summary]) + "\n")
+    write_episodes(options.output_dir / "episodes.hdf5", subject.env, episodes)
+    write_report(
+        options.output_dir / "report.html",
+        f"{facts['policy']} on Lift: {sum(result.success for result in results)} of {len(results)} truly lifted",
+        {name.replace("_", " "): str(value) for name, value in facts.items()}
+        | {"told": options.spoken(), "seeds": f"{options.seed}-{last_seed}", "versions": str(installed_versions())},
+        results,
+        [recording.strip for _, recording in episodes],
+        [
+            _video(options, number) if options.videos and result.steps else None
+            for number, result in enumerate(results, start=1)
+        ],
+    )
+    return episodes
+
+
+def _rejudge(path: Path) -> None:
+    rejudged = rejudge_file(path)
+    agreed = sum(episode.verdict == episode.second_opinion for episode in rejudged)
+    for episode in rejudged:
+        if episode.verdict != episode.second_opinion:
+            second = "a success" if episode.second_opinion else "no success"
+            print(f"{episode.name}, seed {episode.seed}: the second judge says {second}; the verdict: {episode.words}")
+    lifted = sum(episode.verdict for episode in rejudged)
+    print(f"{path}: the judges agree on {agreed} of {len(rejudged)} episodes ({lifted} successes by the verdict)")
+
+
+def _compare(options: EvaluateOptions, *paths: Path) -> None:
+    runs = []
+    subjects = [_subject(options, path) for path in paths]
+    for side, subject in zip("ab", subjects, strict=True):
+        folder = dataclasses.replace(options, output_dir=options.output_dir / side)
+        runs.append([result for result, _ in _evaluate(folder, subject)])
+    content, text = compare([str(path) for path in paths], *runs)
+    write_text(options.output_dir / "compare.json", json.dumps(content, indent=1))
+    write_text(options.output_dir / "compare.md", text + "\n")
+    print(f"\n{text}\n\nresults: {options.output_dir / 'compare.json'}, each with pictures in a/ and b/ beside it")
 
 
 def _video(options: EvaluateOptions, number: int) -> Path:
@@ -132,33 +246,36 @@ def _video(options: EvaluateOptions, number: int) -> Path:
 def _remove_old_results(folder: Path) -> None:
     """So that no table is left lying beside the videos of another policy."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (folder / "results.json", folder / "results.md", *folder.glob("eval_trial_*.mp4")):
+    names = ("results.json", "results.md", "report.html", "episodes.hdf5")
+    for old in (*(folder / name for name in names), *folder.glob("eval_trial_*.mp4")):
         old.unlink(missing_ok=True)
 
 
-def _run(options: EvaluateOptions, env: EnvConfig, told: dict[str, np.ndarray]) -> list[EpisodeResult]:
+def _run(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeResult, Recording]]:
     """The episodes in the order of their seeds, for each instruction, whatever the number of workers."""
-    episodes = list(itertools.product(told, range(options.num_episodes)))
+    numbered = enumerate(itertools.product(subject.told, range(options.num_episodes)), start=1)
     tasks = [
         EvalTask(
-            checkpoint=options.checkpoint,
-            embedding=told[instruction],
+            policy=subject.policy,
+            checkpoint=subject.checkpoint,
+            embedding=subject.told[instruction],
             seed=options.seed + index,
             instruction=instruction,
             max_steps=options.max_steps,
             control=options.control(),
             video=_video(options, number) if options.videos else None,
             blind=options.blind,
+            push=options.push_test,
         )
-        for number, (instruction, index) in enumerate(episodes, start=1)
+        for number, (instruction, index) in numbered
     ]
     workers = min(options.workers, len(tasks))
-    with simulator_pool(workers, env) as pool, tqdm(total=len(tasks), unit="episode", desc="evaluate") as bar:
+    with simulator_pool(workers, subject.env) as pool, tqdm(total=len(tasks), unit="episode", desc="evaluate") as bar:
         futures = [pool.submit(evaluate_in_worker, task) for task in tasks]
         lifted = 0
         try:
             for future in as_completed(futures):
-                lifted += future.result().success
+                lifted += future.result()[0].success
                 bar.update()
                 bar.set_postfix_str(f"{lifted} lifted")
         except BaseException:
@@ -167,21 +284,19 @@ def _run(options: EvaluateOptions, env: EnvConfig, told: dict[str, np.ndarray]) 
         return [future.result() for future in futures]
 
 
-def _as_json(options: EvaluateOptions, checkpoint: dict[str, Any], results: list[EpisodeResult]) -> dict[str, Any]:
+def _as_json(options: EvaluateOptions, subject: Subject, results: list[EpisodeResult]) -> dict[str, Any]:
+    """Everything but wall-clock times is the same for the same command on the same machine; those are in `timing`."""
     successes = sum(result.success for result in results)
+    times = [result.inference_ms for result in results]
     episodes = []
     for number, result in enumerate(results, start=1):
         episode = dataclasses.asdict(result)
-        times = episode.pop("inference_ms")
-        episode["inference_ms_median"] = float(np.median(times)) if times else None
+        del episode["inference_ms"]
         episode["video"] = str(_video(options, number)) if options.videos and result.steps else None
         episodes.append(episode)
     return {
         "results_version": RESULTS_VERSION,
-        "checkpoint": str(options.checkpoint),
-        "checkpoint_sha256": sha256(options.checkpoint),
-        "weights": provenance(checkpoint),
-        "trained_epochs": checkpoint["training"]["epoch"],
+        **subject.facts,
         "versions": installed_versions(),
         "options": {
             name: str(value) if isinstance(value, Path) else value
@@ -190,6 +305,7 @@ def _as_json(options: EvaluateOptions, checkpoint: dict[str, Any], results: list
         "success_rate": successes / len(results),
         "success_interval_95": success_interval(successes, len(results)),
         "reported_success_rate": sum(result.reported_success for result in results) / len(results),
+        "timing": {"inference_ms_median": [float(np.median(episode)) if episode else None for episode in times]},
         "episodes": episodes,
     }
 

@@ -79,7 +79,7 @@ def main(options: PeerOptions) -> None:
     simulator = Simulator(EnvConfig.from_env_args(env_args))
     actor = PeerActor(model)
     results = [
-        run_episode(simulator, actor, "Pick up the cube", seed, options.max_steps)
+        run_episode(simulator, actor, "Pick up the cube", seed, options.max_steps)[0]
         for seed in tqdm(TEST_SEEDS[: options.num_episodes], unit="episode", desc="evaluate")
     ]
     summary = {

@@ -254,6 +254,11 @@ class Simulator:
         """(1 + nq + nv,) float64: time, positions, velocities (robomimic's `states`)."""
         return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
 
+    def target_yaw_deg(self) -> float:
+        """The cube's angle about the vertical, in [-45, 45): it looks the same after a quarter turn."""
+        x_axis = self.data.geom(f"{self.config.scene.target}_g0").xmat.reshape(3, 3)[:, 0]
+        return float((np.degrees(np.arctan2(x_axis[1], x_axis[0])) + 45) % 90 - 45)
+
     def full_state(self) -> np.ndarray:
         """(n,) float64: all that the physics goes on from, forces included (MuJoCo's mjSTATE_INTEGRATION)."""
         kind = self._mujoco.mjtState.mjSTATE_INTEGRATION

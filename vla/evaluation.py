@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,21 @@ import numpy as np
 import torch
 
 from vla.checkpoint import load_policy
-from vla.env import Simulator
+from vla.controls import control
+from vla.env import ACTION_DIM, Simulator
 from vla.policy import ControlConfig, PolicyActor
-from vla.rollout import Actor, rollout
+from vla.rollout import Actor, Step, rollout
 from vla.stats import markdown_table, rate
 from vla.text import InstructionEmbeddings
-from vla.verdict import Judge, check
-from vla.video import episode_frames, write_video
+from vla.verdict import Evidence, Judge, check
+from vla.video import episode_frames, frame_strip, write_video
 from vla.workers import simulator
+
+PHASES = ("approached", "touched", "grasped", "lifted", "held")
+"""How far an episode came: within 5 cm of the cube, a finger on it, both squeezing it, above 8 cm, held for 1 s."""
+APPROACHED_M = 0.05
+RAISED_M = 0.01
+"""From this height on, losing the cube is a drop."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,23 @@ class EpisodeResult:
     """By the report's flawed rule."""
     verdict: str
     """In words."""
+    failed: str | None
+    """The condition that a failure failed (`vla.verdict.Verdict`)."""
+    failed_step: int | None
+    invalid_reason: str | None
+    phase: str
+    """The furthest of PHASES; "none" where not even the first was reached."""
+    phase_times_s: dict[str, float]
+    """When each was reached first."""
     steps: int
     reward: float
     """Sum of robosuite's shaped rewards."""
     gripper_closures: int
     """Times the commanded gripper changed from open to close."""
+    regrasps: int
+    """Times the cube was grasped again."""
+    drops: int
+    """Times a raised cube was lost."""
     grasped: bool
     """At some step the closed gripper squeezed the cube (the verdict's conditions for it)."""
     lifted: bool
@@ -45,6 +65,15 @@ class EpisodeResult:
     """Largest height of the cube's lowest point above the table."""
     closest_m: float | None
     """Smallest distance of the grip site from the cube's centre; None where no step was run."""
+    path_m: float
+    """Way of the grip site."""
+    cube_x_m: float
+    """Where the cube lay when the episode began, world frame."""
+    cube_y_m: float
+    cube_yaw_deg: float
+    """Its angle about the vertical then, in [-45, 45)."""
+    push_m: float | None
+    """How far the push test moved the held cube; None where it was not asked for, or nothing was held."""
     inference_ms: list[float]
     """Time from image to action of each step."""
 
@@ -53,6 +82,8 @@ class EpisodeResult:
 class EvalTask:
     """One episode to run in a worker; paths and plain values only."""
 
+    policy: str
+    """One of `vla.controls.CONTROLS`, or "checkpoint"."""
     checkpoint: Path
     embedding: np.ndarray
     """(512,) raw embedding of the instruction, computed once by the parent."""
@@ -62,35 +93,111 @@ class EvalTask:
     control: ControlConfig
     video: Path | None
     blind: bool = False
+    push: bool = False
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An episode's states for the second judge, and a strip of its frames for a person."""
+
+    states: np.ndarray
+    """(T + 1, n) full states (`Simulator.full_state`)."""
+    actions: np.ndarray
+    """(T, 7) executed."""
+    strip: np.ndarray
+    """(h, w, 3) uint8, frames from the first to the last, side by side."""
 
 
 def run_episode(
-    sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, video: Path | None = None
-) -> EpisodeResult:
-    """Run one episode; write its video where a path is given."""
+    sim: Simulator,
+    actor: Actor,
+    instruction: str,
+    seed: int,
+    max_steps: int,
+    video: Path | None = None,
+    push: bool = False,
+) -> tuple[EpisodeResult, Recording]:
+    """Run one episode; write its video where a path is given; push the held cube at the end where asked."""
     judge = Judge()
-    steps = list(rollout(sim, actor, instruction, seed, max_steps, judge))
+    steps: list[Step] = []
+    states: list[np.ndarray] = []
+    for step in rollout(sim, actor, instruction, seed, max_steps, judge):
+        steps.append(step)
+        states.append(sim.full_state())
+    push_m = sim.push_test() if push and judge.success else None
     if video is not None and steps:
         write_video(video, episode_frames(steps, instruction))
+    first = sim.reset(seed)
+    recording = Recording(
+        states=np.stack([sim.full_state(), *states]),
+        actions=np.stack([step.decision.action for step in steps]) if steps else np.zeros((0, ACTION_DIM), np.float32),
+        strip=frame_strip([step.observation.image for step in steps] or [first.image]),
+    )
+    return _result(steps, judge, instruction, seed, sim.target_yaw_deg(), first.evidence, push_m), recording
+
+
+def _result(
+    steps: Sequence[Step],
+    judge: Judge,
+    instruction: str,
+    seed: int,
+    yaw_deg: float,
+    first: Evidence,
+    push_m: float | None,
+) -> EpisodeResult:
+    verdict = judge.verdict()
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
-    met = [check(outcome, judge.limits) for outcome in outcomes]
+    distances = [float(np.linalg.norm(o.gripper_pos - o.cube_pos)) for o in outcomes]
     grasped = [outcome.is_grasped(judge.limits) for outcome in outcomes]
+    lifted = [
+        held and (met := check(outcome, judge.limits))["lifted"] and met["free"]
+        for held, outcome in zip(grasped, outcomes, strict=True)
+    ]
+    raised = [held and outcome.height_m > RAISED_M for held, outcome in zip(grasped, outcomes, strict=True)]
+    reached = {
+        "approached": [distance < APPROACHED_M for distance in distances],
+        "touched": [outcome.left_touch or outcome.right_touch for outcome in outcomes],
+        "grasped": grasped,
+        "lifted": lifted,
+        "held": [False] * (len(steps) - 1) + [judge.success] if steps else [],
+    }
+    times = {
+        phase: round(steps[met.index(True)].outcome.evidence.time_s, 3) for phase, met in reached.items() if any(met)
+    }
+    way = np.array([first.gripper_pos, *(outcome.gripper_pos for outcome in outcomes)])
     return EpisodeResult(
         seed=seed,
         instruction=instruction,
-        success=judge.success,
-        reported_success=judge.reported_success,
-        verdict=judge.verdict().words,
+        success=verdict.success,
+        reported_success=verdict.reported_success,
+        verdict=verdict.words,
+        failed=verdict.failed,
+        failed_step=verdict.step,
+        invalid_reason=judge.invalid_reason,
+        phase=next((phase for phase in reversed(PHASES) if phase in times), "none"),
+        phase_times_s=times,
         steps=len(steps),
         reward=float(sum(step.reward for step in steps)),
         gripper_closures=int((closing[1:] & ~closing[:-1]).sum()),
+        regrasps=max(0, _beginnings(grasped) - 1),
+        drops=sum(before and not now for before, now in zip(raised, grasped[1:], strict=False)),
         grasped=any(grasped),
-        lifted=any(held and now["lifted"] and now["free"] for held, now in zip(grasped, met, strict=True)),
+        lifted=any(lifted),
         max_height_m=max((outcome.height_m for outcome in outcomes), default=0.0),
-        closest_m=min((float(np.linalg.norm(o.gripper_pos - o.cube_pos)) for o in outcomes), default=None),
+        closest_m=min(distances, default=None),
+        path_m=float(np.linalg.norm(np.diff(way, axis=0), axis=1).sum()),
+        cube_x_m=float(first.cube_pos[0]),
+        cube_y_m=float(first.cube_pos[1]),
+        cube_yaw_deg=yaw_deg,
+        push_m=push_m,
         inference_ms=[step.decision_ms for step in steps],
     )
+
+
+def _beginnings(flags: Sequence[bool]) -> int:
+    """Times that a run of True begins."""
+    return sum(now and not before for before, now in zip([False, *flags], flags, strict=False))
 
 
 def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
@@ -103,15 +210,20 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
     return summary | ({"closest_cm": 100 * float(np.mean(closest))} if closest else {})
 
 
-def evaluate_in_worker(task: EvalTask) -> EpisodeResult:
+def evaluate_in_worker(task: EvalTask) -> tuple[EpisodeResult, Recording]:
     """Run `task` with this worker's simulator and its copy of the policy."""
+    return run_episode(simulator(), _actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
+
+
+def _actor(task: EvalTask) -> Actor:
+    if task.policy != "checkpoint":
+        return control(task.policy)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, checkpoint = load_policy(task.checkpoint, device)
     known = {task.instruction: torch.from_numpy(task.embedding)}
     embeddings = InstructionEmbeddings(known, checkpoint["text_identity"], "")
-    actor = PolicyActor(model, embeddings, device, task.control, task.blind)
-    return run_episode(simulator(), actor, task.instruction, task.seed, task.max_steps, task.video)
+    return PolicyActor(model, embeddings, device, task.control, task.blind)
 
 
 def instruction_table(results: Sequence[EpisodeResult]) -> str:
@@ -138,6 +250,8 @@ def report_table(results: Sequence[EpisodeResult]) -> str:
         ("Gripper closure events", "-", "0", str(sum(r.gripper_closures for r in results))),
         ("Cubes grasped", "-", "0/10", share(lambda r: r.grasped)),
         ("Cubes lifted", "-", "0/10", share(lambda r: r.lifted)),
+        ("Episodes with a drop", "-", "-", share(lambda r: r.drops > 0)),
+        ("Invalid episodes (counted as failures)", "-", "-", share(lambda r: r.invalid_reason is not None)),
         ("Average episode length (steps)", "87", "200", f"{np.mean([r.steps for r in results]):.0f}"),
         ("Average total reward", "49.01", "39.26", f"{np.mean([r.reward for r in results]):.2f}"),
         (
@@ -148,3 +262,14 @@ def report_table(results: Sequence[EpisodeResult]) -> str:
         ),
     ]
     return markdown_table(("Table 4: metric", "report, reported", "report, actual", "here"), rows)
+
+
+def failure_table(results: Sequence[EpisodeResult]) -> str:
+    """How far the failed episodes came, and which condition failed them."""
+    failures = Counter((r.phase, r.failed or "-") for r in results if not r.success)
+    order = ("none", *PHASES)
+    rows = [
+        (phase, failed.replace("_", " "), str(count))
+        for (phase, failed), count in sorted(failures.items(), key=lambda item: (order.index(item[0][0]), -item[1]))
+    ]
+    return markdown_table(("failures: came as far as", "failed condition", "episodes"), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,13 @@ def episode_frames(steps: Iterable[Step], instruction: str) -> Iterator[np.ndarr
     for step in steps:
         judge.update(step.outcome.evidence)
         yield step_frame(step, judge, instruction)
+
+
+def frame_strip(images: Sequence[np.ndarray], count: int = 8, height_px: int = 96) -> np.ndarray:
+    """`count` pictures from the first to the last, side by side: (height, count * height, 3) uint8."""
+    rows = np.linspace(0, len(images) - 1, count).round().astype(int)
+    size = (height_px, height_px)
+    return np.concatenate([np.asarray(Image.fromarray(images[row]).resize(size)) for row in rows], axis=1)
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
