@@ -7,6 +7,7 @@ episode counts; the seeds are fixed beforehand and were used for nothing else.
     python 5_evaluate.py --checkpoint checkpoints/best_model.pth --num-episodes 10
     python 5_evaluate.py --policy random --num-episodes 50
     python 5_evaluate.py --compare checkpoints/best_model.pth checkpoints/lift.pth --num-episodes 100
+    python 5_evaluate.py --perturb all --num-episodes 30
     python 5_evaluate.py --rejudge videos/episodes.hdf5
 """
 
@@ -16,6 +17,7 @@ import dataclasses
 import itertools
 import json
 import os
+from collections import Counter
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,9 +50,10 @@ from vla.evaluation import (
 )
 from vla.files import sha256, write_text
 from vla.instructions import INSTRUCTIONS
+from vla.perturb import Perturbation, parse_perturbations
 from vla.policy import ControlConfig
-from vla.report import write_report
-from vla.stats import success_interval
+from vla.report import perturbation_table, write_perturbation_plot, write_report
+from vla.stats import rate, success_interval
 from vla.text import EMBEDDING_DIM
 from vla.workers import simulator_pool
 
@@ -68,6 +71,9 @@ class EvaluateOptions:
     numbers, or the scripted expert, which sees the simulator's state."""
     compare: tuple[Path, Path] | None = None
     """Two checkpoints to evaluate on the same seeds instead, with an exact McNemar test."""
+    perturb: str | None = None
+    """Perturbations to evaluate under instead: AXIS, AXIS:LEVEL (1-3) or all; the same seeds without one beside them.
+    Stopped half-way, the same command continues."""
     rejudge: Path | None = None
     """An evaluation's episodes.hdf5 to be judged again by the second judge instead; nothing is run."""
     num_episodes: int = 10
@@ -112,6 +118,8 @@ class EvaluateOptions:
             raise UserError(
                 f"--policy {self.policy} looks at no picture and is no checkpoint; leave --blind/--compare out"
             )
+        if self.perturb is not None:
+            parse_perturbations(self.perturb)
         self.control()
 
     def control(self) -> ControlConfig:
@@ -149,6 +157,9 @@ def main(options: EvaluateOptions) -> None:
         _compare(options, *options.compare)
         return
     subject = _subject(options, options.checkpoint)
+    if options.perturb is not None:
+        _perturb(options, subject, parse_perturbations(options.perturb))
+        return
     episodes = _evaluate(options, subject)
     results = [result for result, _ in episodes]
     print(f"\n{(options.output_dir / 'results.md').read_text()}")
@@ -239,6 +250,40 @@ def _compare(options: EvaluateOptions, *paths: Path) -> None:
     print(f"\n{text}\n\nresults: {options.output_dir / 'compare.json'}, each with pictures in a/ and b/ beside it")
 
 
+def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Perturbation]) -> None:
+    gl.select_backend()
+    path = options.output_dir / "perturb.json"
+    asked = {
+        "subject": subject.facts,
+        "versions": installed_versions(),
+        "told": options.spoken(),
+        "seeds": [options.seed, options.seed + options.num_episodes - 1],
+        "max_steps": options.max_steps,
+    }
+    cells: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        stored = json.loads(path.read_text())
+        cells = stored.pop("cells")
+        if stored != asked:
+            print(f"{path} is of another run; starting anew")
+            cells = {}
+    options = dataclasses.replace(options, videos=False)
+    for perturbation in (None, *perturbations):
+        name = "none" if perturbation is None else str(perturbation)
+        if name in cells:
+            print(f"{name}: already measured")
+            continue
+        results = [result for result, _ in _run(options, subject, perturbation)]
+        failed = Counter(str(result.failed) for result in results if not result.success)
+        lifted = sum(result.success for result in results)
+        cells[name] = {"lifted": lifted, "episodes": len(results), "failed": dict(failed.most_common())}
+        write_text(path, json.dumps({**asked, "cells": cells}, indent=1))
+        print(f"{name}: {rate(lifted, len(results))}")
+    write_text(path.with_suffix(".md"), perturbation_table(cells) + "\n")
+    write_perturbation_plot(path.with_suffix(".png"), cells)
+    print(f"\n{perturbation_table(cells)}\n\nresults: {path}, {path.with_suffix('.png')}")
+
+
 def _video(options: EvaluateOptions, number: int) -> Path:
     return options.output_dir / f"eval_trial_{number}.mp4"
 
@@ -251,7 +296,9 @@ def _remove_old_results(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _run(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeResult, Recording]]:
+def _run(
+    options: EvaluateOptions, subject: Subject, perturbation: Perturbation | None = None
+) -> list[tuple[EpisodeResult, Recording]]:
     """The episodes in the order of their seeds, for each instruction, whatever the number of workers."""
     numbered = enumerate(itertools.product(subject.told, range(options.num_episodes)), start=1)
     tasks = [
@@ -266,11 +313,13 @@ def _run(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeResult
             video=_video(options, number) if options.videos else None,
             blind=options.blind,
             push=options.push_test,
+            perturbation=perturbation,
         )
         for number, (instruction, index) in numbered
     ]
     workers = min(options.workers, len(tasks))
-    with simulator_pool(workers, subject.env) as pool, tqdm(total=len(tasks), unit="episode", desc="evaluate") as bar:
+    label = "evaluate" if perturbation is None else str(perturbation)
+    with simulator_pool(workers, subject.env) as pool, tqdm(total=len(tasks), unit="episode", desc=label) as bar:
         futures = [pool.submit(evaluate_in_worker, task) for task in tasks]
         lifted = 0
         try:

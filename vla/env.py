@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from vla import gl
 from vla.errors import UserError
+from vla.perturb import Effect, Perturbation
 from vla.push_test import push_test
 from vla.verdict import Evidence, measure
 
@@ -178,6 +180,11 @@ class Simulator:
         self._options.geomgroup[0] = 0  # collision shapes
         self._closing_commanded = False
         self._evidence: Evidence | None = None
+        self.perturbation: Perturbation | None = None
+        """Changes the episodes from the next reset on."""
+        self._effect: Effect | None = None
+        self._undo = ExitStack()
+        self._step = 0
 
     @property
     def model(self) -> Any:
@@ -196,12 +203,18 @@ class Simulator:
 
     def reset(self, seed: int) -> Observation:
         """Start the episode of `seed`: the same seed gives the same episode, in any process."""
+        self._undo.close()
+        self._effect = None if self.perturbation is None else self.perturbation.apply(self, seed, self._undo)
+        self._step = 0
         # robosuite draws from these two generators only; np.random.seed() would seed nothing.
         self._env.rng = self._env.placement_initializer.rng = np.random.default_rng(seed)
         self._env.reset()
         self._closing_commanded = False
         self._evidence = None
         self._lay_down()
+        if self._effect is not None:
+            self._effect.after_reset(self)
+            return self.changed_by_hand()
         return self.observe()
 
     def step(self, action: np.ndarray) -> tuple[Observation, float]:
@@ -214,6 +227,10 @@ class Simulator:
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise SimulationDivergedError(f"the action is not {ACTION_DIM} finite numbers: {action}")
         time_before, warnings_before = self.data.time, self._warnings()
+        if self._effect is not None:
+            self._effect.before_step(self, self._step)
+            action = self._effect.action(action)
+        self._step += 1
         applied = np.clip(action, -1.0, 1.0).astype(np.float64)
         _, reward, _, _ = self._env.step(applied)
         if self._warnings() > warnings_before or self.data.time <= time_before:
@@ -248,7 +265,10 @@ class Simulator:
         flags = self._renderer.scene.flags
         flags[self._mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        return self._renderer.render().copy()
+        if self._effect is not None:
+            self._effect.draw(self._renderer.scene)
+        picture = self._renderer.render().copy()
+        return picture if self._effect is None else self._effect.picture(picture)
 
     def state(self) -> np.ndarray:
         """(1 + nq + nv,) float64: time, positions, velocities (robomimic's `states`)."""
@@ -293,14 +313,29 @@ class Simulator:
 
     def _lay_down(self) -> None:
         """robosuite lets the cube fall from 1 cm; the episode begins with it at rest on the table."""
-        address = int(self.model.joint(f"{self.config.scene.target}_joint0").qposadr[0])
-        self.data.qpos[address + 2] -= self.evidence().height_m
+        self.data.qpos[self.cube_addresses()[2]] -= self.evidence().height_m
         self._env.sim.forward()
         self._evidence = None
 
     def _warnings(self) -> int:
         """MuJoCo's count of bad values, and of contacts or constraints that it had no room for."""
         return sum(int(kind.number) for kind in self.data.warning)
+
+    def arm_addresses(self) -> list[int]:
+        """Of the seven arm joints in `data.qpos`."""
+        return list(self._env.robots[0]._ref_joint_pos_indexes)
+
+    def cube_addresses(self) -> np.ndarray:
+        """Of the cube in `data.qpos`: three of its position, four of its orientation (w x y z)."""
+        return int(self.model.joint(f"{self.config.scene.target}_joint0").qposadr[0]) + np.arange(7)
+
+    def cube_velocity_addresses(self) -> np.ndarray:
+        """Of the cube in `data.qvel`: three linear, three angular."""
+        return int(self.model.joint(f"{self.config.scene.target}_joint0").dofadr[0]) + np.arange(6)
+
+    def placement_sampler(self) -> Any:
+        """robosuite's sampler of the cube's place, with `x_range` and `y_range` in metres."""
+        return self._env.placement_initializer
 
     def _gripper_addresses(self) -> list[int]:
         return [int(self.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0]) for i in (1, 2)]

@@ -13,6 +13,7 @@ import torch
 from vla.checkpoint import load_policy
 from vla.controls import control
 from vla.env import ACTION_DIM, Simulator
+from vla.perturb import Perturbation
 from vla.policy import ControlConfig, PolicyActor
 from vla.rollout import Actor, Step, rollout
 from vla.stats import markdown_table, rate
@@ -94,6 +95,7 @@ class EvalTask:
     video: Path | None
     blind: bool = False
     push: bool = False
+    perturbation: Perturbation | None = None
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,9 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
 
 def evaluate_in_worker(task: EvalTask) -> tuple[EpisodeResult, Recording]:
     """Run `task` with this worker's simulator and its copy of the policy."""
-    return run_episode(simulator(), _actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
+    sim = simulator()
+    sim.perturbation = task.perturbation
+    return run_episode(sim, _actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
 
 
 def _actor(task: EvalTask) -> Actor:

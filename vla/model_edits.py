@@ -9,6 +9,14 @@ from typing import Any
 import numpy as np
 
 _EDITED = (
+    "cam_pos",
+    "cam_quat",
+    "cam_fovy",
+    "light_dir",
+    "light_diffuse",
+    "light_ambient",
+    "geom_matid",
+    "geom_rgba",
     "geom_size",
     "geom_pos",
     "geom_quat",

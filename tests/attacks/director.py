@@ -57,9 +57,9 @@ class Director:
         self.rng = np.random.default_rng([self.seed, 3])
         self.mutants = {name: Without(missing=name) for name in ALL_CONDITIONS}
         self.observation = self.sim.reset(self.seed)
-        joint = self.sim.model.joint(f"{self.sim.config.scene.target}_joint0")
-        self.cube_qpos = slice(int(joint.qposadr[0]), int(joint.qposadr[0]) + 7)
-        self.cube_qvel = slice(int(joint.dofadr[0]), int(joint.dofadr[0]) + 6)
+        first, first_velocity = self.sim.cube_addresses()[0], self.sim.cube_velocity_addresses()[0]
+        self.cube_qpos = slice(first, first + 7)  # slices, because what they select must be writable
+        self.cube_qvel = slice(first_velocity, first_velocity + 6)
         self.cube_body = self.sim.model.body(f"{self.sim.config.scene.target}_main").id
 
     @property
