@@ -18,7 +18,9 @@ import itertools
 import json
 import os
 from collections import Counter
-from concurrent.futures import as_completed
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -196,9 +198,9 @@ def _subject(options: EvaluateOptions, path: Path) -> Subject:
 
 def _evaluate(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeResult, Recording]]:
     """Run the episodes and write everything about them into the output directory."""
-    gl.select_backend()
-    _remove_old_results(options.output_dir)
-    episodes = _run(options, subject)
+    with _pool(options, subject) as pool:
+        _remove_old_results(options.output_dir)
+        episodes = _run(options, subject, pool)
     results = [result for result, _ in episodes]
     tables = [report_table(results)]
     if options.every_instruction:
@@ -251,7 +253,6 @@ def _compare(options: EvaluateOptions, *paths: Path) -> None:
 
 
 def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Perturbation]) -> None:
-    gl.select_backend()
     path = options.output_dir / "perturb.json"
     asked = {
         "subject": subject.facts,
@@ -267,18 +268,19 @@ def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Per
         if stored != asked:
             print(f"{path} is of another run; starting anew")
             cells = {}
-    options = dataclasses.replace(options, videos=False)
-    for perturbation in (None, *perturbations):
-        name = "none" if perturbation is None else str(perturbation)
-        if name in cells:
-            print(f"{name}: already measured")
-            continue
-        results = [result for result, _ in _run(options, subject, perturbation)]
-        failed = Counter(str(result.failed) for result in results if not result.success)
-        lifted = sum(result.success for result in results)
-        cells[name] = {"lifted": lifted, "episodes": len(results), "failed": dict(failed.most_common())}
-        write_text(path, json.dumps({**asked, "cells": cells}, indent=1))
-        print(f"{name}: {rate(lifted, len(results))}")
+    with _pool(options, subject) as pool:
+        for perturbation in (None, *perturbations):
+            name = "none" if perturbation is None else str(perturbation)
+            if name in cells:
+                print(f"{name}: already measured")
+                continue
+            episodes = _run(dataclasses.replace(options, videos=False), subject, pool, perturbation)
+            results = [result for result, _ in episodes]
+            failed = Counter(str(result.failed) for result in results if not result.success)
+            lifted = sum(result.success for result in results)
+            cells[name] = {"lifted": lifted, "episodes": len(results), "failed": dict(failed.most_common())}
+            write_text(path, json.dumps({**asked, "cells": cells}, indent=1))
+            print(f"{name}: {rate(lifted, len(results))}")
     write_text(path.with_suffix(".md"), perturbation_table(cells) + "\n")
     write_perturbation_plot(path.with_suffix(".png"), cells)
     print(f"\n{perturbation_table(cells)}\n\nresults: {path}, {path.with_suffix('.png')}")
@@ -296,8 +298,21 @@ def _remove_old_results(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
+@contextmanager
+def _pool(options: EvaluateOptions, subject: Subject) -> Iterator[ProcessPoolExecutor]:
+    """Simulator workers; what they have not begun is forgotten when something fails."""
+    gl.select_backend()
+    episodes = options.num_episodes * len(subject.told)
+    with simulator_pool(min(options.workers, episodes), subject.env) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _run(
-    options: EvaluateOptions, subject: Subject, perturbation: Perturbation | None = None
+    options: EvaluateOptions, subject: Subject, pool: ProcessPoolExecutor, perturbation: Perturbation | None = None
 ) -> list[tuple[EpisodeResult, Recording]]:
     """The episodes in the order of their seeds, for each instruction, whatever the number of workers."""
     numbered = enumerate(itertools.product(subject.told, range(options.num_episodes)), start=1)
@@ -317,20 +332,15 @@ def _run(
         )
         for number, (instruction, index) in numbered
     ]
-    workers = min(options.workers, len(tasks))
+    futures = [pool.submit(evaluate_in_worker, task) for task in tasks]
     label = "evaluate" if perturbation is None else str(perturbation)
-    with simulator_pool(workers, subject.env) as pool, tqdm(total=len(tasks), unit="episode", desc=label) as bar:
-        futures = [pool.submit(evaluate_in_worker, task) for task in tasks]
-        lifted = 0
-        try:
-            for future in as_completed(futures):
-                lifted += future.result()[0].success
-                bar.update()
-                bar.set_postfix_str(f"{lifted} lifted")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        return [future.result() for future in futures]
+    lifted = 0
+    with tqdm(total=len(tasks), unit="episode", desc=label) as bar:
+        for future in as_completed(futures):
+            lifted += future.result()[0].success
+            bar.update()
+            bar.set_postfix_str(f"{lifted} lifted")
+    return [future.result() for future in futures]
 
 
 def _as_json(options: EvaluateOptions, subject: Subject, results: list[EpisodeResult]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class _JointNoise(Effect):
 class _Placement(Effect):
     def before_reset(self, sim: Simulator, undo: ExitStack) -> None:
         sampler = sim.placement_sampler()
-        undo.callback(lambda x=sampler.x_range, y=sampler.y_range: vars(sampler).update(x_range=x, y_range=y))
+        undo.callback(vars(sampler).update, x_range=sampler.x_range, y_range=sampler.y_range)
         sampler.x_range = sampler.y_range = [-self.size, self.size]
 
 

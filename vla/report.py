@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import jinja2
 import matplotlib
 import numpy as np
+from PIL import Image
 
 from vla.evaluation import PHASES, EpisodeResult
 from vla.files import atomic_path, write_text
@@ -159,8 +159,9 @@ def _png(figure: Any) -> bytes:
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    data: bytes = imageio.imwrite("<bytes>", picture, format="jpeg", quality=80)
-    return data
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()
 
 
 def _data_url(content: bytes, kind: str) -> str:

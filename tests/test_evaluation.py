@@ -1,0 +1,161 @@
+"""What is reported of an episode, the controls, the second judge's file, the comparison, the perturbations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, run_script
+from vla.compare import compare
+from vla.controls import control
+from vla.env import EnvConfig, Simulator
+from vla.episodes import rejudge_file, write_episodes
+from vla.errors import UserError
+from vla.evaluation import PHASES, EpisodeResult, Recording, failure_table, run_episode
+from vla.perturb import AXES, Perturbation, parse_perturbations
+
+Episode = tuple[EpisodeResult, Recording]
+STEPS_TO_SEE = {"cube-push": 12, "arm-push": 14, "snatch": 30}
+"""Control steps until a perturbation that comes late can be seen."""
+
+
+@pytest.fixture(scope="module")
+def lifted(sim: Simulator) -> Episode:
+    return run_episode(sim, control("expert"), "Pick up the cube", 2_000_000, 120, push=True)
+
+
+def test_an_episode_report_tells_the_story_of_a_lift(lifted: Episode) -> None:
+    result, recording = lifted
+    assert result.success
+    assert result.phase == "held"
+    assert list(result.phase_times_s) == list(PHASES)
+    assert list(result.phase_times_s.values()) == sorted(result.phase_times_s.values())
+    assert result.phase_times_s["held"] == pytest.approx(result.steps / 20, abs=0.051)
+    assert (result.gripper_closures, result.regrasps, result.drops) == (1, 0, 0)
+    assert 0.2 < result.path_m < 1.0
+    assert abs(result.cube_x_m) < 0.031
+    assert -45 <= result.cube_yaw_deg < 45
+    assert result.push_m is not None
+    assert result.push_m < 0.008
+    assert recording.states.shape[0] == result.steps + 1
+    assert recording.strip.shape == (96, 8 * 96, 3)
+
+
+def test_a_cube_that_is_taken_away_is_a_drop_and_a_regrasp(sim: Simulator) -> None:
+    sim.perturbation = Perturbation("snatch", 2)
+    try:
+        result, _ = run_episode(sim, control("expert"), "Pick up the cube", 2_000_000, 150)
+    finally:
+        sim.perturbation = None
+    assert result.success
+    assert (result.drops, result.regrasps) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["zero", "random", "always-close", "nan"])
+def test_controls_lift_nothing(sim: Simulator, kind: str) -> None:
+    result, recording = run_episode(sim, control(kind), "Pick up the cube", 2_000_003, 25)
+    assert not result.success
+    assert (result.invalid_reason is not None) == (kind == "nan")
+    assert result.steps == (0 if kind == "nan" else 25)
+    assert result.reported_success == (kind != "nan")  # the report's rule, which only looks after a step
+    assert len(recording.states) == result.steps + 1
+    assert "| 1 " in failure_table([result])
+
+
+def test_the_second_judge_reads_the_file_and_sees_a_forged_success(
+    sim: Simulator, lifted: Episode, tmp_path: Path
+) -> None:
+    still = run_episode(sim, control("zero"), "Pick up the cube", 2_000_001, 10)
+    broken = run_episode(sim, control("nan"), "Pick up the cube", 2_000_001, 10)
+    path = tmp_path / "episodes.hdf5"
+    write_episodes(path, EnvConfig(), [lifted, still, broken])
+    rejudged = rejudge_file(path)
+    assert [(episode.verdict, episode.second_opinion) for episode in rejudged] == [
+        (True, True),
+        (False, False),
+        (False, False),
+    ]
+    with h5py.File(path, "r+") as file:
+        file["episode_2"].attrs["success"] = True
+    assert [episode.second_opinion for episode in rejudge_file(path)] == [True, False, False]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
+        rejudge_file(path)
+
+
+def test_mcnemar_on_known_counts(lifted: Episode) -> None:
+    """8 against 1 discordant pairs: p = 2 (1 + 9) / 2^9."""
+    won = lifted[0]
+    lost = dataclasses.replace(won, success=False)
+    first = [won] * 8 + [lost] + [won] * 20 + [lost] * 3
+    second = [lost] * 8 + [won] + [won] * 20 + [lost] * 3
+    content, text = compare(["a", "b"], first, second)
+    assert content["mcnemar_exact_p"] == pytest.approx(20 / 512)
+    assert (content["lifted_by_first_only"], content["lifted_by_second_only"]) == (8, 1)
+    assert (content["lifted_by_both"], content["lifted_by_neither"]) == (20, 3)
+    assert len(content["differing"]) == 9
+    assert "p = 0.0391, a difference" in text
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_perturbation_changes_something_and_is_taken_back(sim: Simulator, axis: str) -> None:
+    def watch() -> tuple[np.ndarray, np.ndarray]:
+        actor = control("expert")
+        observation = sim.reset(2_000_000)
+        actor.reset("", 2_000_000)
+        images = [observation.image]
+        for _ in range(STEPS_TO_SEE.get(axis, 3)):
+            observation, _ = sim.step(actor.act(observation).action)
+            images.append(observation.image)
+        return np.concatenate([sim.state(), sim.model.body_mass, sim.model.geom_friction[:, 0]]), np.stack(images)
+
+    plain = watch()
+    sim.perturbation = Perturbation(axis, 3)
+    perturbed, again = watch(), watch()
+    sim.perturbation = None
+    after = watch()
+    np.testing.assert_array_equal(perturbed[0], again[0])
+    np.testing.assert_array_equal(perturbed[1], again[1])
+    np.testing.assert_array_equal(plain[0], after[0])
+    np.testing.assert_array_equal(plain[1], after[1])
+    assert not np.array_equal(plain[0], perturbed[0]) or not np.array_equal(plain[1], perturbed[1])
+
+
+def test_perturbations_are_read_from_the_command_line() -> None:
+    assert len(parse_perturbations("all")) == 3 * len(AXES)
+    assert [str(p) for p in parse_perturbations("snatch")] == ["snatch:1", "snatch:2", "snatch:3"]
+    assert [str(p) for p in parse_perturbations("latency:2")] == ["latency:2"]
+
+
+def test_a_perturbed_evaluation_continues_where_it_stopped(tmp_path: Path) -> None:
+    command = (ROOT / "5_evaluate.py", "--policy", "expert", "--num-episodes", "1", "--max-steps", "60")
+    done = run_script(*command, "--perturb", "cube-mass:1", "--output-dir", "p", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run_script(*command, "--perturb", "cube-mass", "--output-dir", "p", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "none: already measured" in done.stdout
+    assert "cube-mass:1: already measured" in done.stdout
+    cells = json.loads((tmp_path / "p/perturb.json").read_text())["cells"]
+    assert list(cells) == ["none", "cube-mass:1", "cube-mass:2", "cube-mass:3"]
+    assert all(cell["lifted"] == cell["episodes"] == 1 for cell in cells.values())
+    assert (tmp_path / "p/perturb.png").stat().st_size > 5000
+
+
+def test_the_shipped_policy_lifts_and_its_page_opens_from_disk(tmp_path: Path) -> None:
+    shipped = ROOT / "checkpoints/lift.pth"
+    done = run_script(ROOT / "5_evaluate.py", "--checkpoint", shipped, "--num-episodes", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "videos/results.json").read_text())
+    assert [episode["success"] for episode in results["episodes"]] == [True, True]
+    page = (tmp_path / "videos/report.html").read_text()
+    assert page.count("<article") == 2
+    assert 'href="eval_trial_1.mp4"' in page
+    assert not re.search(r"(src|href)=\"(https?:|//|/)", page)
+    done = run_script(ROOT / "5_evaluate.py", "--rejudge", "videos/episodes.hdf5", cwd=tmp_path)
+    assert "agree on 2 of 2" in done.stdout
