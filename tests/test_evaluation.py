@@ -19,6 +19,7 @@ from vla.episodes import rejudge_file, write_episodes
 from vla.errors import UserError
 from vla.evaluation import PHASES, EpisodeResult, Recording, failure_table, run_episode
 from vla.perturb import AXES, Perturbation, parse_perturbations
+from vla.rollout import Decision
 
 Episode = tuple[EpisodeResult, Recording]
 STEPS_TO_SEE = {"cube-push": 12, "arm-push": 14, "snatch": 30}
@@ -66,6 +67,23 @@ def test_controls_lift_nothing(sim: Simulator, kind: str) -> None:
     assert result.reported_success == (kind != "nan")  # the report's rule, which only looks after a step
     assert len(recording.states) == result.steps + 1
     assert "| 1 " in failure_table([result])
+
+
+def test_a_policy_that_crashes_has_failed(sim: Simulator) -> None:
+    class Crashing:
+        def reset(self, instruction: str, seed: int) -> None:
+            """Nothing to prepare."""
+            self.steps = 0
+
+        def act(self, observation: object) -> Decision:
+            self.steps += 1
+            return Decision(np.full(7, 1 / (4 - self.steps)), np.zeros(7))
+
+    result, recording = run_episode(sim, Crashing(), "Pick up the cube", 2_000_003, 25)
+    assert not result.success
+    assert result.invalid_reason == "the episode crashed: ZeroDivisionError: division by zero"
+    assert (result.failed, result.failed_step, result.steps) == ("valid", 3, 3)
+    assert len(recording.states) == 4
 
 
 def test_the_second_judge_reads_the_file_and_sees_a_forged_success(

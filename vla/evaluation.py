@@ -13,6 +13,7 @@ import torch
 from vla.checkpoint import load_policy
 from vla.controls import control
 from vla.env import ACTION_DIM, Simulator
+from vla.errors import UserError
 from vla.perturb import Perturbation
 from vla.policy import ControlConfig, PolicyActor
 from vla.rollout import Actor, Step, rollout
@@ -119,13 +120,21 @@ def run_episode(
     video: Path | None = None,
     push: bool = False,
 ) -> tuple[EpisodeResult, Recording]:
-    """Run one episode; write its video where a path is given; push the held cube at the end where asked."""
+    """Run one episode; write its video where a path is given; push the held cube at the end where asked.
+
+    An episode in which the policy crashes has begun, and so it counts: as INVALID.
+    """
     judge = Judge()
     steps: list[Step] = []
     states: list[np.ndarray] = []
-    for step in rollout(sim, actor, instruction, seed, max_steps, judge):
-        steps.append(step)
-        states.append(sim.full_state())
+    try:
+        for step in rollout(sim, actor, instruction, seed, max_steps, judge):
+            steps.append(step)
+            states.append(sim.full_state())
+    except UserError:
+        raise
+    except Exception as error:  # whatever a policy may raise
+        judge.invalidate(f"the episode crashed: {type(error).__name__}: {error}")
     push_m = sim.push_test() if push and judge.success else None
     if video is not None and steps:
         write_video(video, episode_frames(steps, instruction))
