@@ -218,7 +218,8 @@ def _evaluate(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeR
         options.output_dir / "report.html",
         f"{facts['policy']} on Lift: {sum(result.success for result in results)} of {len(results)} truly lifted",
         {name.replace("_", " "): str(value) for name, value in facts.items()}
-        | {"told": options.spoken(), "seeds": f"{options.seed}-{last_seed}", "versions": str(installed_versions())},
+        | {"told": options.spoken(), "seeds": f"{options.seed}-{last_seed}"}
+        | installed_versions(),
         results,
         [recording.strip for _, recording in episodes],
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from tests.attacks.attacks import ATTACKS
 from tests.conftest import ROOT
 from vla.files import sha256
 from vla.stats import rate
@@ -35,3 +36,11 @@ def test_shipped_policy_is_the_one_that_was_measured() -> None:
         for instruction, successes in by_instruction.items():
             figure = rate(sum(successes), len(successes))
             assert all(f"{instruction} | {figure} |" in text for text in texts), (name, instruction, figure)
+
+
+def test_the_attack_tables_are_the_result_files() -> None:
+    shown = (ROOT / "docs/verdict.md").read_text().split("<!-- attacks -->")[1].split("<!-- /attacks -->")[0].strip()
+    assert shown == (ROOT / "docs/results/attacks.md").read_text().strip()
+    results = json.loads((ROOT / "docs/results/attacks.json").read_text())
+    assert set(results["attacks"]) == set(ATTACKS)
+    assert sum(attack["accepted"] for attack in results["attacks"].values()) == 0

@@ -130,6 +130,7 @@ def _funnel(results: Sequence[EpisodeResult]) -> bytes:
     axis.bar_label(bars, padding=3)
     axis.set_xlim(0, len(results) * 1.1)
     axis.set_xlabel(f"of {len(results)} episodes")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     return _png(figure)
 
 
@@ -146,9 +147,12 @@ def _map(results: Sequence[EpisodeResult]) -> bytes:
     place.set_xlabel("x (cm)")
     place.set_ylabel("y (cm)")
     place.set_aspect("equal")
+    place.margins(0.15)
     place.legend(fontsize=8)
     angle.set_xlabel("cube's angle (degrees)")
     angle.set_ylabel("steps")
+    angle.set_xlim(-45, 45)
+    angle.set_ylim(0, None)
     return _png(figure)
 
 

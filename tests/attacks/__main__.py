@@ -129,9 +129,9 @@ def tables(content: dict[str, Any]) -> str:
             markdown_table(head, rows),
             "Attacks that the verdict would accept without one of its conditions:",
             markdown_table(("without", "accepted", "which"), mutations),
-            f"Honest lifts of other cubes accepted: {rate(honest['accepted'], honest['runs'])}; pushes with ten times "
-            f"the cube's weight moved it by {honest['largest_push_mm']:.1f} mm at most. "
-            f"The two judges disagreed on {len(content['disagreements'])} of {content['episodes']} episodes.",
+            f"Honest lifts of other cubes accepted: {rate(honest['accepted'], honest['runs'])}. Pushed afterwards with ten "
+            f"times its weight, the cube left its place in the grip by more than {1e3 * MAX_PUSH_M:.0f} mm in "
+            f"{honest['pushed_too_far']}: the heavy and slippery ones. The two judges disagreed on {len(content['disagreements'])} of {content['episodes']} episodes.",
         )
     )
 
