@@ -123,15 +123,16 @@ def tables(content: dict[str, Any]) -> str:
         fooled = {name: count for name, a in attacks.items() if (count := a["accepted_without"].get(condition, 0))}
         which = ", ".join(f"{name} {count}" for name, count in fooled.items())
         mutations.append((condition, str(sum(fooled.values())), which))
+    disagreed = f"{len(content['disagreements'])} of {content['episodes']}"
     return "\n\n".join(
         (
             f"Accepted as a lift, of {runs} attacks:",
             markdown_table(head, rows),
             "Attacks that the verdict would accept without one of its conditions:",
             markdown_table(("without", "accepted", "which"), mutations),
-            f"Honest lifts of other cubes accepted: {rate(honest['accepted'], honest['runs'])}. Pushed afterwards with ten "
-            f"times its weight, the cube left its place in the grip by more than {1e3 * MAX_PUSH_M:.0f} mm in "
-            f"{honest['pushed_too_far']}: the heavy and slippery ones. The two judges disagreed on {len(content['disagreements'])} of {content['episodes']} episodes.",
+            f"Honest lifts of other cubes accepted: {rate(honest['accepted'], honest['runs'])}. Pushed afterwards with "
+            f"ten times its weight, the cube left its place in the grip by more than {1e3 * MAX_PUSH_M:.0f} mm in "
+            f"{honest['pushed_too_far']} of them. The two judges disagreed on {disagreed} episodes.",
         )
     )
 
