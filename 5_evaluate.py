@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from vla import gl
@@ -34,6 +35,7 @@ from vla.checkpoint import (
     default_checkpoint,
     instruction_embeddings,
     load_checkpoint,
+    load_policy,
     provenance,
     warn_of_drift,
 )
@@ -51,6 +53,7 @@ from vla.evaluation import (
     report_table,
 )
 from vla.files import sha256, write_text
+from vla.inference import BATCH, InferenceServer
 from vla.instructions import INSTRUCTIONS
 from vla.perturb import Perturbation, parse_perturbations
 from vla.policy import ControlConfig
@@ -93,7 +96,10 @@ class EvaluateOptions:
     seed: int = TEST_SEEDS.start
     """Seed of the first episode; the next ones follow."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
-    """Simulator processes, each with its copy of the policy."""
+    """Simulator processes."""
+    inference: Literal["auto", "workers", "shared"] = "auto"
+    """Who computes: each worker on one CPU thread, or one copy of the policy that answers all workers in batches;
+    auto: shared on a GPU."""
     output_dir: Path = Path("videos")
     """Folder of what is written."""
     execute_steps: int = 1
@@ -198,9 +204,9 @@ def _subject(options: EvaluateOptions, path: Path) -> Subject:
 
 def _evaluate(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeResult, Recording]]:
     """Run the episodes and write everything about them into the output directory."""
-    with _pool(options, subject) as pool:
+    with _workers(options, subject) as workers:
         _remove_old_results(options.output_dir)
-        episodes = _run(options, subject, pool)
+        episodes = _run(options, subject, workers)
     results = [result for result, _ in episodes]
     tables = [report_table(results)]
     if options.every_instruction:
@@ -269,13 +275,13 @@ def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Per
         if stored != asked:
             print(f"{path} is of another run; starting anew")
             cells = {}
-    with _pool(options, subject) as pool:
+    with _workers(options, subject) as workers:
         for perturbation in (None, *perturbations):
             name = "none" if perturbation is None else str(perturbation)
             if name in cells:
                 print(f"{name}: already measured")
                 continue
-            episodes = _run(dataclasses.replace(options, videos=False), subject, pool, perturbation)
+            episodes = _run(dataclasses.replace(options, videos=False), subject, workers, perturbation)
             results = [result for result, _ in episodes]
             failed = Counter(str(result.failed) for result in results if not result.success)
             lifted = sum(result.success for result in results)
@@ -299,21 +305,40 @@ def _remove_old_results(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Who runs the episodes."""
+
+    pool: ProcessPoolExecutor
+    server: str | None
+    """Address of the inference server; None: the workers compute for themselves."""
+
+
 @contextmanager
-def _pool(options: EvaluateOptions, subject: Subject) -> Iterator[ProcessPoolExecutor]:
+def _workers(options: EvaluateOptions, subject: Subject) -> Iterator[Workers]:
     """Simulator workers; what they have not begun is forgotten when something fails."""
     gl.select_backend()
     episodes = options.num_episodes * len(subject.told)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shared = options.inference == "shared" or (options.inference == "auto" and device.type == "cuda")
+    server = None
+    if shared and subject.policy == "checkpoint":
+        # Every batch has as many rows as the largest, so on a CPU, which gains nothing by them, that is one.
+        model, _ = load_policy(subject.checkpoint, device)
+        server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)
     with simulator_pool(min(options.workers, episodes), subject.env) as pool:
         try:
-            yield pool
+            yield Workers(pool, None if server is None else server.address)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            if server is not None:
+                server.close()
 
 
 def _run(
-    options: EvaluateOptions, subject: Subject, pool: ProcessPoolExecutor, perturbation: Perturbation | None = None
+    options: EvaluateOptions, subject: Subject, workers: Workers, perturbation: Perturbation | None = None
 ) -> list[tuple[EpisodeResult, Recording]]:
     """The episodes in the order of their seeds, for each instruction, whatever the number of workers."""
     numbered = enumerate(itertools.product(subject.told, range(options.num_episodes)), start=1)
@@ -330,10 +355,11 @@ def _run(
             blind=options.blind,
             push=options.push_test,
             perturbation=perturbation,
+            server=workers.server,
         )
         for number, (instruction, index) in numbered
     ]
-    futures = [pool.submit(evaluate_in_worker, task) for task in tasks]
+    futures = [workers.pool.submit(evaluate_in_worker, task) for task in tasks]
     label = "evaluate" if perturbation is None else str(perturbation)
     lifted = 0
     with tqdm(total=len(tasks), unit="episode", desc=label) as bar:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from vla.checkpoint import load_policy
+from vla.checkpoint import load_checkpoint, load_policy
 from vla.controls import control
 from vla.env import ACTION_DIM, Simulator
 from vla.errors import UserError
+from vla.inference import RemoteModel
 from vla.perturb import Perturbation
 from vla.policy import ControlConfig, PolicyActor
 from vla.rollout import Actor, Step, rollout
@@ -97,6 +100,8 @@ class EvalTask:
     blind: bool = False
     push: bool = False
     perturbation: Perturbation | None = None
+    server: str | None = None
+    """Address of the `vla.inference.InferenceServer` that computes; None: the worker itself, on one CPU thread."""
 
 
 @dataclass(frozen=True)
@@ -232,11 +237,20 @@ def _actor(task: EvalTask) -> Actor:
     if task.policy != "checkpoint":
         return control(task.policy)
     torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, checkpoint = load_policy(task.checkpoint, device)
+    device = torch.device("cpu")
+    if task.server is None:
+        model, checkpoint = load_policy(task.checkpoint, device)
+    else:
+        model, checkpoint = _remote_policy(task.server, task.checkpoint)
     known = {task.instruction: torch.from_numpy(task.embedding)}
     embeddings = InstructionEmbeddings(known, checkpoint["text_identity"], "")
     return PolicyActor(model, embeddings, device, task.control, task.blind)
+
+
+@functools.cache
+def _remote_policy(server: str, path: Path) -> tuple[RemoteModel, dict[str, Any]]:
+    checkpoint = load_checkpoint(path)
+    return RemoteModel(server, checkpoint["model_config"]), checkpoint
 
 
 def instruction_table(results: Sequence[EpisodeResult]) -> str:
