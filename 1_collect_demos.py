@@ -149,7 +149,9 @@ def _rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[i
         rejected: list[tuple[int, str]] = json.loads(file["data"].attrs["rejected"])
     if options.settings() in rounds:
         shutil.rmtree(_parts_dir(options), ignore_errors=True)  # left by a kill between the last two steps
-        print(f"{options.output} is already complete with these settings (--overwrite collects it again)")
+        # A round of DAgger stands on those before it: it can be followed by another, not collected again.
+        more = "--overwrite collects it again" if options.dagger is None else "another --seed adds another round"
+        print(f"{options.output} is already complete with these settings ({more})")
     elif options.dagger is None:
         raise UserError(
             f"{options.output} was collected with {rounds}, asked for {options.settings()}; "

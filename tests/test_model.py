@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from vla import stages
-from vla.checkpoint import load_checkpoint, save_checkpoint
+from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, save_checkpoint
 from vla.env import Observation, Simulator
 from vla.errors import UserError
 from vla.instructions import INSTRUCTIONS
@@ -229,6 +230,22 @@ def test_actions_do_not_need_the_auxiliary_head(model: Any, text: TextEncoder, s
     del model.auxiliary
     actor.reset(INSTRUCTIONS[0], 0)
     np.testing.assert_array_equal(before, actor.act(observation).action)
+
+
+def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulator) -> None:
+    path = ROOT / "checkpoints/lift.pth"
+    checkpoint = load_checkpoint(path)
+    chunks = []
+    for broken in (False, True):
+        vla = build_model(checkpoint, path)
+        if broken:
+            vla.auxiliary.weight.data.fill_(torch.nan)
+        actor = PolicyActor(vla, instruction_embeddings(checkpoint, "none"), torch.device("cpu"))
+        actor.reset(INSTRUCTIONS[0], 0)
+        actor.act(sim.reset(0))
+        chunks.append(actor.chunk)
+    np.testing.assert_array_equal(chunks[0], chunks[1])
+    assert np.ptp(chunks[0][:, :6]) > 0.1
 
 
 def test_hub_that_never_answers_is_given_up_within_5_seconds() -> None:
