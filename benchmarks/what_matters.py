@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from stage import run_stage
 
-from vla.demos import demo_names, open_demos  # noqa: E402 (the package stands beside this folder)
-from vla.errors import UserError, run_script  # noqa: E402
-from vla.files import write_text  # noqa: E402
-from vla.stats import markdown_table, rate  # noqa: E402
+from vla.demos import demo_names, open_demos
+from vla.errors import UserError, run_script
+from vla.files import write_text
+from vla.stats import markdown_table, rate
 
 
 @dataclass(frozen=True)
@@ -133,12 +130,12 @@ def _measure(name: str, arm: Arm, options: BenchmarkOptions) -> dict[str, Any]:
     steps = round(options.steps / arm.step_cost)
     epochs = math.ceil(steps / _steps_per_epoch(data, demos, arm.batch))
     per_epoch = math.ceil(steps / epochs)
-    _run(
+    run_stage(
         *("4_train.py", "--recipe", "cpu", "--data", data, "--num-demos", demos, "--epochs", epochs),
         *("--max-steps", per_epoch, "--rollout-episodes", "0", "--overwrite"),
         *("--output-dir", folder, "--log-dir", folder / "log", *arm.train),
     )
-    _run(
+    run_stage(
         *("5_evaluate.py", "--checkpoint", folder / "last.pth", "--num-episodes", options.num_episodes),
         *("--max-steps", options.max_steps, "--no-videos", "--output-dir", folder / "evaluation"),
     )
@@ -166,11 +163,11 @@ def _demonstrations(arm: Arm, options: BenchmarkOptions) -> Path:
         data = options.work_dir / "dagger.hdf5"
         first = ARMS[arm.dagger].demos
         if not data.exists():
-            _run(*collect, "--output", data, "--num-episodes", first)
-        _run(*collect, "--output", data, "--num-episodes", arm.demos - first, "--dagger", policy)
+            run_stage(*collect, "--output", data, "--num-episodes", first)
+        run_stage(*collect, "--output", data, "--num-episodes", arm.demos - first, "--dagger", policy)
         return data
     data = options.work_dir / f"{'-'.join(arm.collect).strip('-') or 'standard'}.hdf5"
-    _run(*collect, "--output", data, "--num-episodes", 150 if arm.collect else 200, *arm.collect)
+    run_stage(*collect, "--output", data, "--num-episodes", 150 if arm.collect else 200, *arm.collect)
     return data
 
 
@@ -179,14 +176,6 @@ def _steps_per_epoch(data: Path, demos: int, batch: int) -> int:
         names = demo_names(file, "train")[:demos]
         windows = sum(int(file["data"][name].attrs["episode_length"]) for name in names)
     return math.ceil(windows / batch)
-
-
-def _run(*arguments: object) -> None:
-    command = [sys.executable, *(str(argument) for argument in arguments)]
-    print(f"$ {' '.join(command[1:])}", flush=True)
-    done = subprocess.run(command, cwd=ROOT, check=False)
-    if done.returncode:
-        raise UserError(f"{command[1]} ended with {done.returncode}; mend what it says, and run this again")
 
 
 def _table(results: dict[str, Any]) -> str:

@@ -121,6 +121,7 @@ def _table_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
 
 def _funnel(results: Sequence[EpisodeResult]) -> bytes:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     matplotlib.use("agg")
     figure = Figure(figsize=(6, 3.2), layout="constrained")
@@ -130,7 +131,7 @@ def _funnel(results: Sequence[EpisodeResult]) -> bytes:
     axis.bar_label(bars, padding=3)
     axis.set_xlim(0, len(results) * 1.1)
     axis.set_xlabel(f"of {len(results)} episodes")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _png(figure)
 
 
