@@ -43,4 +43,15 @@ def test_the_attack_tables_are_the_result_files() -> None:
     assert shown == (ROOT / "docs/results/attacks.md").read_text().strip()
     results = json.loads((ROOT / "docs/results/attacks.json").read_text())
     assert set(results["attacks"]) == set(ATTACKS)
-    assert sum(attack["accepted"] for attack in results["attacks"].values()) == 0
+    attacks = results["attacks"].values()
+    assert sum(attack["accepted"] for attack in attacks) == 0
+    readme = (ROOT / "README.md").read_text()
+    assert f"the verdict accepted none of {sum(attack['runs'] for attack in attacks):,}" in readme
+    assert f"robosuite's own check {sum(attack['accepted_by_robosuite'] for attack in attacks):,}" in readme
+    assert f"{results['honest']['accepted']} honest lifts of other cubes were all accepted" in readme
+
+
+def test_readme_shows_the_controls() -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- controls -->")[1].split("<!-- /controls -->")[0].strip()
+    assert shown == (ROOT / "docs/results/controls.md").read_text().strip()

@@ -57,7 +57,7 @@ def _jammed_open(d: Director) -> None:
 
 
 def _spacers(d: Director) -> None:
-    for geom in d.finger_geoms():
+    for geom in d.pads():
         thick = d.sim.model.geom_size[geom] + [0.0, 0.012, 0.0]
         resize_box(d.sim.model, d.sim.model.geom(geom).name, thick)
     d.expert(lambda: d.evidence.closing_commanded)
@@ -80,7 +80,7 @@ def _skewed_jaws(d: Director) -> None:
     # Bend both fingers the same way, the cube with them: what they press on slants by 43 degrees.
     model, skew = d.sim.model, Rotation.from_rotvec([np.radians(43), 0, 0])
     hand = Rotation.from_matrix(d.sim.data.site("gripper0_right_grip_site").xmat.reshape(3, 3))
-    for geom in d.finger_geoms():
+    for geom in d.pads():
         body = Rotation.from_matrix(d.sim.data.xmat[model.geom_bodyid[geom]].reshape(3, 3))
         turn = body.inv() * skew * body
         model.geom_sameframe[geom] = 0  # or MuJoCo spares itself the geom's own rotation

@@ -54,7 +54,6 @@ class Director:
     robosuite_success: bool = False
 
     def __post_init__(self) -> None:
-        self.rng = np.random.default_rng([self.seed, 3])
         self.mutants = {name: Without(missing=name) for name in ALL_CONDITIONS}
         self.observation = self.sim.reset(self.seed)
         first, first_velocity = self.sim.cube_addresses()[0], self.sim.cube_velocity_addresses()[0]
@@ -154,10 +153,10 @@ class Director:
         """A force (3,) on the cube's centre, world frame, from now on; zeros end it."""
         self.sim.data.xfrc_applied[self.cube_body, :3] = force_n
 
-    def finger_geoms(self, part: str = "pad_collision") -> Iterator[int]:
-        """Ids of the left and the right finger's geom."""
+    def pads(self) -> Iterator[int]:
+        """Geom ids of the left and the right finger's pad."""
         for finger in (1, 2):
-            yield self.sim.model.geom(f"gripper0_right_finger{finger}_{part}").id
+            yield self.sim.model.geom(f"gripper0_right_finger{finger}_pad_collision").id
 
     def finger_qpos(self) -> list[int]:
         """Addresses of the finger joints' positions."""
