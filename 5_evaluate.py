@@ -323,7 +323,7 @@ def _workers(options: EvaluateOptions, subject: Subject) -> Iterator[Workers]:
     shared = options.inference == "shared" or (options.inference == "auto" and device.type == "cuda")
     server = None
     if shared and subject.policy == "checkpoint":
-        # Every batch has as many rows as the largest; a CPU would pay for the missing ones (LOG.md), so there it is one.
+        # Batches have a fixed size; a CPU would pay for the rows that nobody asked for (LOG.md), so there it is one.
         model, _ = load_policy(subject.checkpoint, device)
         server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)
     with simulator_pool(min(options.workers, episodes), subject.env) as pool:
