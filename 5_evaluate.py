@@ -267,6 +267,7 @@ def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Per
         "told": options.spoken(),
         "seeds": [options.seed, options.seed + options.num_episodes - 1],
         "max_steps": options.max_steps,
+        "control": dataclasses.asdict(options.control()),
     }
     cells: dict[str, dict[str, Any]] = {}
     if path.exists():
