@@ -126,6 +126,9 @@ class EvaluateOptions:
             raise UserError(
                 f"--policy {self.policy} looks at no picture and is no checkpoint; leave --blind/--compare out"
             )
+        modes = [f"--{name}" for name in ("compare", "perturb", "rejudge") if getattr(self, name) is not None]
+        if len(modes) > 1:
+            raise UserError(f"{' and '.join(modes)} were given together; give one of them at a time")
         if self.perturb is not None:
             parse_perturbations(self.perturb)
         self.control()
@@ -269,13 +272,7 @@ def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Per
         "max_steps": options.max_steps,
         "control": dataclasses.asdict(options.control()),
     }
-    cells: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        stored = json.loads(path.read_text())
-        cells = stored.pop("cells")
-        if stored != asked:
-            print(f"{path} is of another run; starting anew")
-            cells = {}
+    cells = _measured_cells(path, asked)
     with _workers(options, subject) as workers:
         for perturbation in (None, *perturbations):
             name = "none" if perturbation is None else str(perturbation)
@@ -292,6 +289,20 @@ def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Per
     write_text(path.with_suffix(".md"), perturbation_table(cells) + "\n")
     write_perturbation_plot(path.with_suffix(".png"), cells)
     print(f"\n{perturbation_table(cells)}\n\nresults: {path}, {path.with_suffix('.png')}")
+
+
+def _measured_cells(path: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a stopped run of the same question has measured already."""
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text())
+        cells: dict[str, dict[str, Any]] = stored.pop("cells")
+    except (ValueError, AttributeError, KeyError):
+        raise UserError(f"{path} is damaged, or is no result of --perturb; move it away, then start again") from None
+    if stored != asked:
+        raise UserError(f"{path} is of another run; give another --output-dir, or move the file away")
+    return cells
 
 
 def _video(options: EvaluateOptions, number: int) -> Path:

@@ -4,12 +4,13 @@ RUN := .venv/bin/python
 # Three times the report's 50: cheap to collect, and each shows other places and other mistakes.
 DEMOS ?= 150
 
-.PHONY: demo test attacks peer collect train evaluate web lint setup help
+.PHONY: demo test test-web attacks peer collect train evaluate web lint setup help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      collect $(DEMOS) demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
 	@echo "make test      run the test suite"
+	@echo "make test-web  the page's tests, with a browser that is installed for it"
 	@echo "make attacks   try 31 ways to fool the verdict, 50 times each, and 500 honest lifts (about half an hour)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
 	@echo "make lint      ruff and mypy"
@@ -50,6 +51,11 @@ web: setup
 
 test: setup
 	$(RUN) -m pytest
+
+# `make test` runs them too, where there is a browser.
+test-web: setup
+	@sh .ci/browser.sh
+	BROWSER_REQUIRED=1 $(RUN) -m pytest tests/test_browser.py tests/test_web.py tests/test_web_hostile.py
 
 attacks: setup
 	$(RUN) -m tests.attacks

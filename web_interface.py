@@ -1,54 +1,65 @@
-"""The web page of the project (report sec. 6.3): whole episodes live, single-image predictions, the model.
+"""The web page of the project (report sec. 6.3): whole episodes live, single pictures, comparisons, past results.
 
-Reads a checkpoint (without one, the scripted expert still runs), and where they exist the training curves beside it
-and the latest evaluation's table. Writes nothing but temporary files, which Gradio serves and deletes.
+Reads checkpoints (without one, the scripted expert still runs), and where they exist the training curves, past
+evaluations and demonstrations. Writes nothing but temporary files, which Gradio serves and deletes.
 
     python web_interface.py --checkpoint checkpoints/best_model.pth
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
-from torch import nn
+from starlette.middleware import Middleware
 
-from vla import stages
-from vla.checkpoint import default_checkpoint, load_checkpoint, provenance, warn_of_drift
-from vla.env import TEST_SEEDS, EnvConfig
+from vla.checkpoint import default_checkpoint
+from vla.env import TEST_SEEDS
 from vla.errors import UserError, run_script
 from vla.instructions import INSTRUCTIONS
-from vla.stats import markdown_table
-from vla.web_worker import MAX_INSTRUCTION_CHARS, Handlers, Policy, SimulatorThread
+from vla.perturb import parse_perturbations
+from vla.web import browse
+from vla.web.about import about_model
+from vla.web.handlers import MAX_INSTRUCTION_CHARS, MAX_STEPS, NOTHING, Handlers
+from vla.web.limits import BodyLimit
+from vla.web.live import notice_html
+from vla.web.policies import Policies
+from vla.web.table import RANGE_M
 
 CACHE_S = 3600
 """How often Gradio looks for temporary files to delete, and how old they are by then."""
-ACTION_COLUMNS = ("move x", "move y", "move z", "turn x", "turn y", "turn z", "gripper")
-PARTS = {
-    "vision": ("Vision encoder (ResNet18)", "11.2M"),
-    "feature_norm": ("Normalisation of its output", "-"),
-    "fusion": ("Cross-attention fusion", "2.1M"),
-    "decoder": ("Action decoder (4 layers)", "8.3M"),
-    "auxiliary": ("Auxiliary head (training only)", "-"),
-}
-"""Table 1 of the report, by the names of `VLA`'s parts."""
-
+QUEUE_MAX = 24
+"""Requests that wait at most; the next one is told that the page is full."""
+SESSIONS_MAX = 200
+"""Visits that Gradio remembers, with what each has asked last."""
+UPLOAD_MB = 10
+CSS = Path(__file__).with_name("vla") / "web" / "page.css"
+ACTION_COLUMNS = ("step", "move x", "move y", "move z", "turn x", "turn y", "turn z", "gripper")
+EPISODE_COLUMNS = ("outcome", "seed", "instruction", "came as far as", "steps", "failed condition", "video")
+DEMO_COLUMNS = ("name", "seed", "instruction", "steps", "expert's share")
 ABOUT_SIMULATION = (
-    "Run one episode in the simulator and watch it. A seed fixes where the cube lies; seeds from 2,000,000 on are kept "
-    "for tests. The simulator serves one visitor at a time, the others wait in a queue."
+    "Say what to do, press **Run**, and watch. The yellow line is where the policy means to go; a condition of the "
+    "verdict lights up while it holds, and all of them together for one second are a success. While the arm moves you "
+    "can tell it something else, or push the cube. One episode runs at a time; other visitors wait in a queue."
 )
 ABOUT_IMAGE = (
-    "What would the policy do next if this picture were all that it had ever seen? It decides from its last frames; "
-    "here the single picture fills that whole buffer, as at the start of an episode, and no dataset is involved. Any "
-    "picture is cropped to its central square and resized to 224 x 224. One that is not from the simulator's camera "
-    "gets an answer too, but not a meaningful one."
+    "What would the policy do next if this picture were all that it had ever seen? The single picture fills its whole "
+    "buffer, as at the start of an episode; no dataset is involved. A picture is cropped to its central square and "
+    "resized to 224 x 224."
 )
 ABOUT_ACTIONS = (
+    "The yellow line is where the arm would go (it covers about a quarter of each commanded step), the row below it "
+    "the gripper. Bright spots are where the network looks: hidden, they change its first action most.\n\n"
     "Row *i* is for the *i*-th step of 50 ms from now. All numbers are in [-1, 1]: 1.0 is 5 cm along an axis, or "
     "0.5 rad about it (axis-angle); the gripper closes above 0."
+)
+ABOUT_COMPARE = (
+    "The same seed twice, at the same time: two instructions, two checkpoints, or a policy and the expert. With one "
+    "red cube on the table, another wording should change nothing."
 )
 
 
@@ -57,9 +68,11 @@ class WebOptions:
     """Options of the web page."""
 
     checkpoint: Path = field(default_factory=default_checkpoint)
-    """Checkpoint of the policy; where there is none, the page offers the expert alone."""
-    results: Path = Path("videos/results.md")
-    """Table of the latest evaluation, shown where it exists."""
+    """Checkpoint of the policy; those beside it can be chosen too. Where there is none, the expert still runs."""
+    results: Path = Path("videos")
+    """Folder of past evaluations (5_evaluate.py's --output-dir), searched through."""
+    data: Path = Path("data/lift_demos.hdf5")
+    """Demonstrations to look at."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0: on every network of this machine."""
     port: int = 7860
@@ -68,36 +81,38 @@ class WebOptions:
     """Also open a public link through Gradio's servers."""
     clip_weights: str = "openai"
     """Text tower for instructions outside the training set: open_clip tag or local file."""
+    seed: int = TEST_SEEDS.start
+    """Seed that the page offers first."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise UserError(f"--port must be from 1 to 65535, got {self.port}; leave it out for 7860")
+        if not 0 <= self.seed < TEST_SEEDS.stop:
+            raise UserError(f"--seed must be from 0 to {TEST_SEEDS.stop - 1}, got {self.seed}")
 
 
 def main(options: WebOptions) -> None:
-    policy, env = None, EnvConfig()
-    if options.checkpoint.exists():
-        checkpoint = load_checkpoint(options.checkpoint)
-        warn_of_drift(checkpoint, options.checkpoint)
-        print(f"policy: {options.checkpoint}, {provenance(checkpoint)}")
-        policy = Policy.load(checkpoint, options.checkpoint, options.clip_weights)
-        env = EnvConfig.from_env_args(checkpoint["env_args"])
-        about_model = _about_model(policy.model, _origin(checkpoint))
-    else:
-        architecture = stages.model_architecture()
-        about_model = _about_model(architecture.VLA(architecture.ModelConfig()), "None yet: see the notice above.")
-    simulator = SimulatorThread(env)
-    handlers = Handlers(simulator, policy, options.checkpoint)
-    if policy is None:
+    handlers = Handlers(Policies(options.checkpoint, options.clip_weights), options.data, options.results)
+    names = handlers.policies.names()
+    if not names:
         print(f"WARNING: only the scripted expert can run: {handlers.no_policy}")
+    elif not options.checkpoint.is_file():
+        print(f"WARNING: no checkpoint at {options.checkpoint}; offering {', '.join(names)} instead")
+    page = build_page(handlers, options)
+    # Without api_open=False a request could pass the queue by, and break into a running episode.
+    page.queue(max_size=QUEUE_MAX, default_concurrency_limit=2, api_open=False)
     try:
-        build_page(handlers, options, about_model).launch(
+        page.launch(
             server_name=options.host,
             server_port=options.port,
             share=options.share,
             theme=gr.themes.Default(font="system-ui", font_mono="monospace"),  # Gradio's own come from a font server
+            css_paths=CSS,
             footer_links=["api"],
-            max_file_size="20mb",
+            max_file_size=f"{UPLOAD_MB}mb",
+            app_kwargs={"middleware": [Middleware(BodyLimit)]},
+            state_session_capacity=SESSIONS_MAX,
+            enable_monitoring=False,
         )
     except OSError:
         raise UserError(
@@ -105,73 +120,126 @@ def main(options: WebOptions) -> None:
             "give others with --port and --host"
         ) from None
     finally:
-        simulator.close()
+        handlers.close()
 
 
-def build_page(handlers: Handlers, options: WebOptions, about_model: str) -> gr.Blocks:
-    """The page: three tabs, and what each of their buttons calls."""
+def build_page(handlers: Handlers, options: WebOptions) -> gr.Blocks:
+    """The page: its tabs, and what each of their buttons calls."""
     page: gr.Blocks
     with gr.Blocks(title="Lift VLA", analytics_enabled=False, delete_cache=(CACHE_S, CACHE_S)) as page:
         gr.Markdown("# Lift VLA\nA robot arm, a camera and a sentence: a policy learned from demonstrations.")
-        if handlers.policy is None:
+        if not handlers.policies.names():
             gr.Markdown(f"**Only the scripted expert can run here:** {handlers.no_policy}.")
         with gr.Tab("Full simulation"):
-            _simulation_tab(handlers)
+            _simulation_tab(handlers, options)
         with gr.Tab("Single image"):
-            _image_tab(handlers)
+            _image_tab(handlers, options)
+        with gr.Tab("Side by side"):
+            _compare_tab(handlers, options)
+        with gr.Tab("Evaluations"):
+            _evaluations_tab(handlers, page)
+        with gr.Tab("Demonstrations"):
+            _demonstrations_tab(handlers, options)
         with gr.Tab("Model"):
-            _model_tab(options, about_model)
+            _model_tab(handlers, options)
     return page
 
 
-def _simulation_tab(handlers: Handlers) -> None:
-    drivers = [("scripted expert", "expert")]
-    if handlers.policy is not None:
-        drivers.insert(0, ("trained policy", "policy"))
+def _simulation_tab(handlers: Handlers, options: WebOptions) -> None:
     gr.Markdown(ABOUT_SIMULATION)
-    with gr.Row():
-        with gr.Column(scale=2):
+    with gr.Row(elem_classes="picture-first"):
+        with gr.Column(scale=4, min_width=320):
+            view = gr.HTML(notice_html("Press Run."), elem_id="live")
+            verdict = gr.HTML(elem_id="verdict")
+        with gr.Column(scale=2, min_width=300):
             instruction = _instruction_box()
-            driver = gr.Radio(drivers, value=drivers[0][1], label="Who drives the arm")
-            seed = _seed_box()
-            max_steps = gr.Slider(20, 200, 120, step=1, label="Steps at most (20 per second)")
+            driver = _driver_box(handlers, "Who drives the arm")
             with gr.Row():
-                run = gr.Button("Run", variant="primary")
-                stop = gr.Button("Stop", variant="stop")
-            progress = gr.Markdown(label="Progress")
-        with gr.Column(scale=3):
-            frame = gr.Image(label="Live", format="jpeg", interactive=False, buttons=["fullscreen"])
-            verdict = gr.Markdown(label="Verdict")
-            video = gr.Video(label="Video of the episode", interactive=False, buttons=["download"])
-    run.click(handlers.forget_stop, api_visibility="private", queue=False).then(
+                run = gr.Button("Run", variant="primary", min_width=120)
+                stop = gr.Button("Stop", variant="stop", min_width=120)
+            with gr.Group():
+                said = gr.Textbox(
+                    label="While it runs: tell it something else",
+                    placeholder=INSTRUCTIONS[-1],
+                    max_length=MAX_INSTRUCTION_CHARS,
+                    submit_btn="Tell",
+                )
+                push = gr.Button("Push the cube")
+            seed = _seed_box(options)
+    with gr.Accordion("Where the cube lies, what is changed, how long", open=False), gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            above = gr.Image(
+                lambda: handlers.table(0, 0, 0),
+                label="The table from above",
+                show_label=False,
+                format="png",
+                interactive=False,
+                buttons=[],
+                elem_classes="table-view",
+            )
+        with gr.Column(scale=2, min_width=300):
+            by_hand = gr.Checkbox(False, label="Place the cube by hand instead of by the seed (or click the table)")
+            x, y = (_placement_slider(axis, hint) for axis, hint in (("x", "down"), ("y", "to the right")))
+            yaw = gr.Slider(-45, 45, 0, step=1, label="turned by (degrees)")
+            perturbation = gr.Dropdown(
+                [NOTHING, *(str(change) for change in parse_perturbations("all"))],
+                value=NOTHING,
+                label="What is changed (axis:level, as in 5_evaluate.py --perturb)",
+            )
+            max_steps = gr.Slider(20, MAX_STEPS, 200, step=10, label="Steps at most (20 per second)")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            video = gr.Video(label="Video of the episode", interactive=False, buttons=["download"], elem_id="video")
+        with gr.Column(min_width=320):
+            curves = _curves_image()
+    with gr.Accordion("In numbers (what the API answers)", open=False):
+        facts = gr.JSON(show_label=False)
+    run.click(
         handlers.simulate,
-        [instruction, driver, seed, max_steps],
-        [frame, progress, verdict, video],
+        [instruction, driver, seed, max_steps, by_hand, x, y, yaw, perturbation],
+        [view, verdict, curves, video, facts],
         api_name="simulate",
         show_progress="minimal",
+        show_progress_on=[view],
         concurrency_limit=1,
         concurrency_id="simulator",
     )
     stop.click(handlers.stop, api_name="stop", queue=False)
+    push.click(handlers.push, api_name="push", queue=False)
+    said.submit(handlers.tell, said, api_name="tell", queue=False)
+    for slider in (x, y, yaw):
+        slider.change(handlers.table, [x, y, yaw], above, api_visibility="private", queue=False, show_progress="hidden")
+    above.select(handlers.table_clicked, None, [by_hand, x, y], api_visibility="private", queue=False)
 
 
-def _image_tab(handlers: Handlers) -> None:
+def _image_tab(handlers: Handlers, options: WebOptions) -> None:
     gr.Markdown(ABOUT_IMAGE)
     with gr.Row():
-        with gr.Column(scale=2):
+        with gr.Column(scale=2, min_width=300):
             picture = gr.Image(label="Image", format="png", sources=["upload", "clipboard"], height=300)
-            with gr.Row(equal_height=True):
-                seed = _seed_box()
-                from_simulator = gr.Button("Use a frame from the simulator")
+            examples = handlers.views.examples
+            gr.Examples(
+                [[str(path)] for path, _ in examples],
+                picture,
+                example_labels=[what for _, what in examples],
+                label="Examples: click one",
+                api_visibility="private",
+            )
+            seed = _seed_box(options)
+            from_simulator = gr.Button("Use the first frame of this seed")
             instruction = _instruction_box()
+            policy = gr.Dropdown(handlers.policies.names(), label="Policy")
             predict = gr.Button("Predict", variant="primary")
-        with gr.Column(scale=3):
+        with gr.Column(scale=4, min_width=320):
+            note = gr.Markdown()
+            with gr.Row():
+                plan = gr.Image(label="What it would do", format="png", interactive=False, buttons=["fullscreen"])
+                heat = gr.Image(label="Where it looks", format="png", interactive=False, buttons=["fullscreen"])
             actions = gr.Dataframe(
                 label="The next actions",
                 headers=list(ACTION_COLUMNS),
                 datatype="number",
                 column_count=len(ACTION_COLUMNS),
-                show_row_numbers=True,
                 interactive=False,
             )
             gr.Markdown(ABOUT_ACTIONS)
@@ -180,22 +248,106 @@ def _image_tab(handlers: Handlers) -> None:
     )
     # The handler opens the upload itself: Gradio's reading answers a broken file with a bare "Error".
     predict.click(
-        handlers.predict_actions, [picture, instruction], actions, api_name="predict_actions", preprocess=False
+        handlers.predict_actions,
+        [picture, instruction, policy],
+        [actions, plan, heat, note],
+        api_name="predict_actions",
+        preprocess=False,
+        concurrency_limit=1,
     )
 
 
-def _model_tab(options: WebOptions, about_model: str) -> None:
+def _compare_tab(handlers: Handlers, options: WebOptions) -> None:
+    gr.Markdown(ABOUT_COMPARE)
+    asked: list[gr.components.Component] = []
+    shown: list[gr.components.Component] = []
+    with gr.Row():
+        for side, said in zip("AB", INSTRUCTIONS, strict=False):
+            with gr.Column(min_width=320):
+                asked += [_instruction_box(f"Instruction {side}", said), _driver_box(handlers, f"Who drives {side}")]
+    with gr.Row():
+        seed = _seed_box(options)
+        max_steps = gr.Slider(20, MAX_STEPS, 200, step=10, label="Steps at most (20 per second)")
+    with gr.Row():
+        run = gr.Button("Run both", variant="primary")
+        stop = gr.Button("Stop", variant="stop")
+    with gr.Row():
+        for _ in "AB":
+            with gr.Column(min_width=320):
+                shown += [gr.HTML(notice_html("Press Run both.")), gr.HTML()]
+    with gr.Accordion("In numbers (what the API answers)", open=False):
+        facts = gr.JSON(show_label=False)
+    run.click(
+        handlers.compare,
+        [*asked, seed, max_steps],
+        [*shown, facts],
+        api_name="compare",
+        show_progress="minimal",
+        show_progress_on=[shown[0]],
+        concurrency_limit=1,
+        concurrency_id="simulator",
+    )
+    stop.click(handlers.stop, api_visibility="private", queue=False)
+
+
+def _evaluations_tab(handlers: Handlers, page: gr.Blocks) -> None:
+    gr.Markdown("Every evaluation that `5_evaluate.py` has written, failures first. Select a row to see its episode.")
+    name = gr.Dropdown(list(handlers.evaluations()), label="Evaluation")
+    reload = gr.Button("Look again for new ones", size="sm")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            rates = gr.Markdown()
+        with gr.Column(min_width=320):
+            about = gr.Markdown()
+    rows = _rows("Episodes", EPISODE_COLUMNS, [])
+    with gr.Row():
+        seed = gr.Number(None, label="Seed", precision=0)
+        told = gr.Textbox(label="Instruction", max_length=MAX_INSTRUCTION_CHARS)
+    show = gr.Button("Show this episode")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            words = gr.Markdown(elem_id="evaluated")
+        with gr.Column(min_width=320):
+            video = gr.Video(label="Its video", interactive=False, buttons=["download"])
+    name.change(handlers.evaluation, name, [about, rates, rows], api_name="evaluation")
+    page.load(handlers.evaluation, name, [about, rates, rows], api_visibility="private")
+    reload.click(lambda: gr.Dropdown(list(handlers.evaluations())), None, name, api_visibility="private")
+    _on_row(rows, (1, 2), [seed, told]).then(
+        handlers.evaluated_episode, [name, seed, told], [words, video], api_visibility="private"
+    )
+    show.click(handlers.evaluated_episode, [name, seed, told], [words, video], api_name="evaluated_episode")
+
+
+def _demonstrations_tab(handlers: Handlers, options: WebOptions) -> None:
+    gr.Markdown(lambda: browse.about_dataset(options.data))
+    rows = _rows("Demonstrations", DEMO_COLUMNS, lambda: browse.demo_rows(options.data))
+    name = gr.Textbox("demo_0", label="Demonstration", max_length=20)
+    show = gr.Button("Show this demonstration")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            words = gr.Markdown(elem_id="demonstration")
+            video = gr.Video(label="Its video", interactive=False, buttons=["download"])
+        with gr.Column(min_width=320):
+            curves = _curves_image()
+    _on_row(rows, (0,), [name]).then(
+        handlers.demonstration, name, [words, curves, video], api_visibility="private", concurrency_limit=1
+    )
+    show.click(handlers.demonstration, name, [words, curves, video], api_name="demonstration", concurrency_limit=1)
+
+
+def _model_tab(handlers: Handlers, options: WebOptions) -> None:
     curves = options.checkpoint.parent / "training_curves.png"
 
     def training_curves() -> Image.Image:
         return Image.open(curves)
 
     def evaluation() -> str:
-        if not options.results.is_file():
-            return f"No evaluation at {options.results} yet; run one with: `make evaluate`"
-        return options.results.read_text(encoding="utf-8")
+        table = options.results / "results.md"
+        if not table.is_file():
+            return f"No evaluation at {table} yet; run one with: `make evaluate`"
+        return table.read_text(encoding="utf-8")
 
-    gr.Markdown(about_model)
+    gr.Markdown(about_model(handlers.policies))
     gr.Markdown("## Training")
     if curves.is_file():
         # A callable is asked at each visit, so that a training that goes on is seen to.
@@ -204,37 +356,61 @@ def _model_tab(options: WebOptions, about_model: str) -> None:
         gr.Markdown(f"No training curves at {curves} yet; train with: `make train`")
     gr.Markdown("## Latest evaluation")
     gr.Markdown(evaluation)
+    gr.Markdown("## Demonstrations")
+    gr.Markdown(lambda: browse.about_dataset(options.data))
 
 
-def _instruction_box() -> gr.Textbox:
-    box = gr.Textbox(INSTRUCTIONS[0], label="Instruction", max_length=MAX_INSTRUCTION_CHARS)
+def _instruction_box(label: str = "Instruction", value: str = INSTRUCTIONS[0]) -> gr.Textbox:
+    box = gr.Textbox(value, label=label, max_length=MAX_INSTRUCTION_CHARS)
     gr.Examples([[text] for text in INSTRUCTIONS], box, label="Examples: click one", api_visibility="private")
     return box
 
 
-def _seed_box() -> gr.Number:
-    return gr.Number(TEST_SEEDS.start, label=f"Seed (0 to {TEST_SEEDS.stop - 1})", precision=0)
-
-
-def _about_model(model: nn.Module, weights: str) -> str:
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    rows = [(*PARTS.get(name, (name, "-")), f"{count:,}") for name, count in counts.items()]
-    rows.append(("**Total trainable**", "21.6M", f"**{sum(counts.values()):,}**"))
-    return (
-        f"## Parameters\n{markdown_table(('Table 1: component', 'report', 'here'), rows)}\n\n"
-        "The frozen text tower (CLIP ViT-B/32), which stands beside the network, has 63.4M more.\n\n"
-        f"## Weights\n{weights}"
+def _curves_image() -> gr.Image:
+    return gr.Image(
+        label="What the verdict was judged from",
+        show_label=False,
+        format="png",
+        interactive=False,
+        buttons=["fullscreen"],
+        placeholder="What the verdict is judged from",
     )
 
 
-def _origin(checkpoint: dict[str, Any]) -> str:
-    training = checkpoint["training"]
-    versions = ", ".join(f"{name} {version}" for name, version in checkpoint["versions"].items())
-    return (
-        f"Grown from: {provenance(checkpoint)}.\n\nTrained for {training['epoch']} epochs ({training['step']} steps), "
-        f"seed {training['identity']['seed']}; its score: {training['score_text']}.\n\n"
-        f"Demonstrations: sha256 `{training['identity']['data_sha256'][:16]}`. Versions: {versions}."
+def _driver_box(handlers: Handlers, label: str) -> gr.Dropdown:
+    drivers = handlers.drivers()
+    return gr.Dropdown(drivers, value=drivers[0], label=f"{label}: a checkpoint, the scripted expert, or a control")
+
+
+def _seed_box(options: WebOptions) -> gr.Number:
+    return gr.Number(options.seed, label=f"Seed (0 to {TEST_SEEDS.stop - 1})", precision=0)
+
+
+def _placement_slider(axis: str, direction: str) -> gr.Slider:
+    limit_cm = 100 * RANGE_M
+    return gr.Slider(-limit_cm, limit_cm, 0, step=0.1, label=f"{axis} (cm, {direction} in the picture)")
+
+
+def _rows(label: str, columns: tuple[str, ...], value: list[list[Any]] | Callable[[], list[list[Any]]]) -> gr.Dataframe:
+    return gr.Dataframe(
+        value,
+        label=label,
+        headers=list(columns),
+        column_count=len(columns),
+        interactive=False,
+        max_height=360,
+        wrap=True,
     )
+
+
+def _on_row(rows: gr.Dataframe, columns: tuple[int, ...], fields: list[gr.components.Component]) -> Any:
+    """Copy these columns of a selected row into `fields`."""
+
+    def copied(event: gr.SelectData) -> Any:
+        values = [event.row_value[column] for column in columns]
+        return values if len(values) > 1 else values[0]
+
+    return rows.select(copied, None, fields, api_visibility="private", queue=False)
 
 
 if __name__ == "__main__":

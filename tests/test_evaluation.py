@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, assert_user_error, run_script
 from vla.compare import compare
 from vla.controls import control
 from vla.env import EnvConfig, Simulator
@@ -163,6 +163,11 @@ def test_a_perturbed_evaluation_continues_where_it_stopped(tmp_path: Path) -> No
     assert list(cells) == ["none", "cube-mass:1", "cube-mass:2", "cube-mass:3"]
     assert all(cell["lifted"] == cell["episodes"] == 1 for cell in cells.values())
     assert (tmp_path / "p/perturb.png").stat().st_size > 5000
+    done = run_script(*command, "--seed", "2000001", "--perturb", "cube-mass", "--output-dir", "p", cwd=tmp_path)
+    assert_user_error(done, "perturb.json", "another run")
+    (tmp_path / "p/perturb.json").write_text('{"cells": ')
+    done = run_script(*command, "--perturb", "cube-mass", "--output-dir", "p", cwd=tmp_path)
+    assert_user_error(done, "perturb.json", "damaged")
 
 
 def test_the_shipped_policy_lifts_and_its_page_opens_from_disk(tmp_path: Path) -> None:

@@ -305,6 +305,7 @@ def test_evaluation_of_an_instruction_that_training_never_saw(workspace: Path) -
         ("5_evaluate.py", ("--policy", "zero", "--blind"), ("--policy zero", "--blind")),
         ("5_evaluate.py", ("--perturb", "gravity"), ("gravity", "camera-position")),
         ("5_evaluate.py", ("--perturb", "snatch:4"), ("snatch:4", "1 to 3")),
+        ("5_evaluate.py", ("--perturb", "snatch", "--rejudge", "e.hdf5"), ("--perturb and --rejudge", "one of them")),
         ("5_evaluate.py", ("--rejudge", "none.hdf5"), ("none.hdf5", "5_evaluate.py")),
         ("5_evaluate.py", ("--compare", "a.pth", "b.pth"), ("a.pth", "4_train.py")),
     ],

@@ -57,6 +57,16 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a person wants the cube to lie when the episode begins, world frame; the table's middle is (0, 0)."""
+
+    x_m: float
+    y_m: float
+    yaw_deg: float = 0.0
+    """About the vertical; it looks the same after a quarter turn."""
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """Everything that decides what an episode looks like, apart from its seed."""
 
@@ -182,6 +192,8 @@ class Simulator:
         self._evidence: Evidence | None = None
         self.perturbation: Perturbation | None = None
         """Changes the episodes from the next reset on."""
+        self.placement: Placement | None = None
+        """Overrides where the seed puts the cube, from the next reset on."""
         self._effect: Effect | None = None
         self._undo = ExitStack()
         self._step = 0
@@ -211,6 +223,8 @@ class Simulator:
         self._env.reset()
         self._closing_commanded = False
         self._evidence = None
+        if self.placement is not None:
+            self._place(self.placement)
         self._lay_down()
         if self._effect is not None:
             self._effect.after_reset(self)
@@ -310,6 +324,28 @@ class Simulator:
     def model_xml(self) -> str:
         """The MuJoCo model of this scene as XML text."""
         return str(self._env.sim.model.get_xml())
+
+    def push_cube(self, velocity_mps: np.ndarray) -> None:
+        """Add (2,) horizontal velocity to the cube, as a finger would that flicks it."""
+        self.data.qvel[self.cube_velocity_addresses()[:2]] += velocity_mps
+
+    def camera_matrix(self) -> np.ndarray:
+        """(3, 4): a homogeneous world point to (u, v, 1) times its depth, u and v in [0, 1] from the top left."""
+        camera = self.model.camera(self.config.camera).id
+        rotation, position = self.data.cam_xmat[camera].reshape(3, 3), self.data.cam_xpos[camera]
+        focal = 0.5 / np.tan(np.radians(self.model.cam_fovy[camera]) / 2)
+        # MuJoCo's cameras look along -z with y upwards; pictures count from the top.
+        intrinsic = np.array([[focal, 0, -0.5], [0, -focal, -0.5], [0, 0, -1]])
+        to_camera = np.concatenate([rotation.T, -(rotation.T @ position)[:, None]], axis=1)
+        matrix: np.ndarray = intrinsic @ to_camera
+        return matrix
+
+    def _place(self, placement: Placement) -> None:
+        cube = self.cube_addresses()
+        self.data.qpos[cube[:2]] = placement.x_m, placement.y_m
+        half = np.radians(placement.yaw_deg) / 2
+        self.data.qpos[cube[3:]] = np.cos(half), 0.0, 0.0, np.sin(half)
+        self._env.sim.forward()
 
     def _lay_down(self) -> None:
         """robosuite lets the cube fall from 1 cm; the episode begins with it at rest on the table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,17 +143,17 @@ def run_episode(
         judge.invalidate(f"the episode crashed: {type(error).__name__}: {error}")
     push_m = sim.push_test() if push and judge.success else None
     if video is not None and steps:
-        write_video(video, episode_frames(steps, instruction))
+        write_video(video, episode_frames(steps, itertools.repeat(instruction)))
     first = sim.reset(seed)
     recording = Recording(
         states=np.stack([sim.full_state(), *states]),
         actions=np.stack([step.decision.action for step in steps]) if steps else np.zeros((0, ACTION_DIM), np.float32),
         strip=frame_strip([step.observation.image for step in steps] or [first.image]),
     )
-    return _result(steps, judge, instruction, seed, sim.target_yaw_deg(), first.evidence, push_m), recording
+    return episode_result(steps, judge, instruction, seed, sim.target_yaw_deg(), first.evidence, push_m), recording
 
 
-def _result(
+def episode_result(
     steps: Sequence[Step],
     judge: Judge,
     instruction: str,
@@ -161,6 +162,7 @@ def _result(
     first: Evidence,
     push_m: float | None,
 ) -> EpisodeResult:
+    """What is reported of an episode of these steps, which began with the evidence `first`."""
     verdict = judge.verdict()
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
@@ -230,10 +232,11 @@ def evaluate_in_worker(task: EvalTask) -> tuple[EpisodeResult, Recording]:
     """Run `task` with this worker's simulator and its copy of the policy."""
     sim = simulator()
     sim.perturbation = task.perturbation
-    return run_episode(sim, _actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
+    return run_episode(sim, task_actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
 
 
-def _actor(task: EvalTask) -> Actor:
+def task_actor(task: EvalTask) -> Actor:
+    """Who acts in `task`: a control, or the checkpoint's policy on one CPU thread, loaded once in a process."""
     if task.policy != "checkpoint":
         return control(task.policy)
     torch.set_num_threads(1)

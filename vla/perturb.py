@@ -166,7 +166,7 @@ class _CubePush(Effect):
 
     def before_step(self, sim: Simulator, step: int) -> None:
         if step == self.AT_STEP:
-            sim.data.qvel[sim.cube_velocity_addresses()[:2]] += self.size * self.direction(2)
+            sim.push_cube(self.size * self.direction(2))
 
 
 class _ArmPush(Effect):

@@ -62,10 +62,14 @@ class PolicyActor:
 
     def reset(self, instruction: str, seed: int) -> None:
         """Forget the last episode; `seed` is not used, the policy is deterministic."""
-        self._language = self._embeddings[instruction].to(self._device)[None]
+        self.hear(self._embeddings[instruction])
         self._features: deque[Tensor] = deque(maxlen=self._model.config.observation_horizon)
         self._chunks: deque[np.ndarray] = deque(maxlen=self._model.config.chunk_size)
         self._step = 0
+
+    def hear(self, embedding: Tensor) -> None:
+        """Follow another instruction from the next action on, (512,); what was seen is kept."""
+        self._language = embedding.to(self._device)[None]
 
     def act(self, observation: Observation) -> Decision:
         """The next action; of the observation only the image is used, unless the model asks for proprioception."""

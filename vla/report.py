@@ -52,7 +52,7 @@ def write_report(
             facts=facts,
             plots=[(name, _data_url(picture, "image/png")) for name, picture in plots],
             rows=rows,
-            table=_table_rows(results),
+            table=rate_rows(results),
         ),
     )
 
@@ -101,7 +101,8 @@ def write_perturbation_plot(path: Path, cells: dict[str, dict[str, Any]]) -> Non
         figure.savefig(temporary, dpi=110)
 
 
-def _table_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
+def rate_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
+    """What, share of the episodes, exact 95% interval."""
     count = len(results)
 
     def line(what: str, met: Sequence[bool]) -> tuple[str, str, str]:

@@ -111,6 +111,10 @@ class InstructionEmbeddings:
         self._source = source
         self._encoder: TextEncoder | None = None
 
+    def __contains__(self, instruction: str) -> bool:
+        """Known already, without the encoder."""
+        return instruction in self._known
+
     def __getitem__(self, instruction: str) -> Tensor:
         """(512,) raw embedding of one instruction."""
         if instruction not in self._known:

@@ -83,10 +83,15 @@ def step_frame(step: Step, judge: Judge, instruction: str) -> np.ndarray:
     return annotate(step.observation.image, caption)
 
 
-def episode_frames(steps: Iterable[Step], instruction: str) -> Iterator[np.ndarray]:
-    """The annotated frames of a finished episode, judged again step by step: its own judge has moved on."""
+def episode_frames(steps: Iterable[Step], instructions: Iterable[str]) -> Iterator[np.ndarray]:
+    """The annotated frames of a finished episode, judged again step by step: its own judge has moved on.
+
+    Args:
+        steps: of the episode.
+        instructions: at least as many, what was said at each step.
+    """
     judge = Judge()
-    for step in steps:
+    for step, instruction in zip(steps, instructions, strict=False):
         judge.update(step.outcome.evidence)
         yield step_frame(step, judge, instruction)
 

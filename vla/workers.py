@@ -40,11 +40,11 @@ def simulator() -> Simulator:
 def _initialise(config: EnvConfig, draws: bool) -> None:
     global _simulator
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     _simulator = Simulator(config, draws)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A parent that was killed cannot stop its workers; they would wait for it forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:

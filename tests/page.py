@@ -1,0 +1,114 @@
+"""The web page as a running command, for the tests of its API and of what a browser shows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradio_client import Client  # type: ignore[import-untyped]
+
+from tests.conftest import ROOT
+from vla.web.handlers import NOTHING
+
+START_S = 90.0
+ANSWER_S = 90.0
+
+
+@dataclass(frozen=True)
+class Page:
+    """The running page."""
+
+    url: str
+    log: Path
+    """What the command has printed."""
+    pid: int
+    ready_s: float
+    """From the command to the first answer."""
+
+    def client(self) -> Client:
+        """A new visitor."""
+        return Client(self.url, verbose=False, analytics_enabled=False, download_files=str(self.log.parent))
+
+    def call(self, endpoint: str, *data: Any) -> str:
+        """What the API streams back, as text; status and text of an HTTP error where it refuses."""
+        return self.post(f"/gradio_api/call/{endpoint}", json.dumps({"data": data}).encode())
+
+    def post(self, path: str, body: bytes, kind: str = "application/json") -> str:
+        """The answer to any body; where that is an event to wait for, what it streams."""
+        answer = self.send(urllib.request.Request(self.url + path, body, {"Content-Type": kind}))
+        event = re.fullmatch(r'{"event_id":"(\w+)"}', answer)
+        return self.send(urllib.request.Request(f"{self.url}{path}/{event[1]}")) if event else answer
+
+    def send(self, request: urllib.request.Request) -> str:
+        """The text of an answer, whatever its status."""
+        try:
+            return urllib.request.urlopen(request, timeout=ANSWER_S).read(5_000_000).decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            return f"{error.code} {error.read().decode(errors='replace')}"
+        except (urllib.error.URLError, ConnectionError) as error:
+            return f"closed {error}"
+
+    def simulators(self) -> list[int]:
+        """Process ids of its simulators."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def asked(instruction: str, driver: Any, seed: float = 2_000_000, max_steps: int = 200, **more: Any) -> list[Any]:
+    """The inputs of the endpoint `simulate`."""
+    placed = more.get("placement", (False, 0, 0, 0))
+    return [instruction, driver, seed, max_steps, *placed, more.get("perturbation", NOTHING)]
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str) -> Iterator[Page]:
+    """The page on a free port, run in `folder`; interrupted at the end as a user would, none of its code having failed.
+
+    (Gradio itself prints tracebacks of requests that it cannot read.)
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "docs").exists():
+        (folder / "docs").symlink_to(ROOT / "docs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "page.log"
+    command = [sys.executable, str(ROOT / "web_interface.py"), "--port", str(port), *arguments]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(folder / "gradio")}
+    begin = time.monotonic()
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=env)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(url, process, log)
+        yield Page(url, log, process.pid, time.monotonic() - begin)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+        assert "vla/web/" not in log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.1)
+    raise AssertionError(f"the page did not start: {log.read_text()}")

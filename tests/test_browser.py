@@ -1,0 +1,216 @@
+"""The page in a real browser, as a visitor sees it; `make test-web` installs one where there is none."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect, sync_playwright
+from playwright.sync_api import Page as BrowserPage
+
+from tests.conftest import ROOT, run_script
+from tests.page import Page, served
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None and not os.environ.get("BROWSER_REQUIRED"):
+    pytest.skip("no Chromium here; install one and run these tests with: make test-web", allow_module_level=True)
+
+EPISODE_MS = 90_000
+PHONE = {"width": 390, "height": 800}
+DESK = {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, demo_file: Path) -> Iterator[Page]:
+    """The page of the shipped policy, with a failed evaluation and three demonstrations to look at."""
+    folder = tmp_path_factory.mktemp("browser")
+    done = run_script(
+        *(ROOT / "5_evaluate.py", "--policy", "zero", "--num-episodes", "2", "--max-steps", "10"), cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    with served(folder, "--checkpoint", str(ROOT / "checkpoints/lift.pth"), "--data", str(demo_file)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bare_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The page where there is nothing but the code."""
+    with served(tmp_path_factory.mktemp("bare"), "--checkpoint", "missing.pth") as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Browser, page: Page) -> Iterator[BrowserPage]:
+    yield from _visit(browser, page)
+
+
+@pytest.fixture
+def bare_visit(browser: Browser, bare_page: Page) -> Iterator[BrowserPage]:
+    yield from _visit(browser, bare_page)
+
+
+@pytest.fixture
+def phone_visit(browser: Browser, page: Page) -> Iterator[BrowserPage]:
+    yield from _visit(browser, page, PHONE)
+
+
+def _visit(browser: Browser, page: Page, size: dict[str, int] = DESK) -> Iterator[BrowserPage]:
+    """A visitor's tab, in whose console nothing may go wrong."""
+    context = browser.new_context(viewport={"width": size["width"], "height": size["height"]})
+    tab = context.new_page()
+    errors: list[str] = []
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(page.url)
+    expect(tab.get_by_role("button", name="Run", exact=True)).to_be_visible(timeout=20_000)
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def _open(tab: BrowserPage, name: str) -> None:
+    tab.get_by_role("tab", name=name, exact=True).click()
+
+
+def _choose(tab: BrowserPage, label: str, choice: str) -> None:
+    tab.get_by_label(label).first.click()
+    tab.get_by_role("option", name=choice, exact=True).click()
+
+
+def _run(tab: BrowserPage) -> Locator:
+    tab.get_by_role("button", name="Run", exact=True).click()
+    return tab.locator("#verdict .verdict")
+
+
+def test_the_shipped_policy_lifts_before_your_eyes(visit: BrowserPage) -> None:
+    verdict = _run(visit)
+    expect(visit.locator(".live-view img")).to_be_visible(timeout=20_000)
+    expect(visit.locator(".live-view polyline")).to_have_attribute("points", re.compile(r"\d"))
+    expect(verdict).to_contain_text("Truly lifted", timeout=EPISODE_MS)
+    expect(verdict).to_contain_text("The report would have claimed: success")
+    assert visit.locator(".conditions li.now").count() == visit.locator(".conditions li").count() == 11
+    expect(visit.locator("#video video")).to_be_visible(timeout=EPISODE_MS)
+    expect(visit.locator("#video video")).to_have_js_property("readyState", 4, timeout=20_000)
+
+
+def test_the_expert_lifts_without_a_checkpoint(bare_visit: BrowserPage) -> None:
+    expect(bare_visit.get_by_text("Only the scripted expert can run here")).to_be_visible()
+    expect(_run(bare_visit)).to_contain_text("Truly lifted", timeout=EPISODE_MS)
+
+
+def test_without_a_checkpoint_the_other_tabs_say_what_to_do(bare_visit: BrowserPage) -> None:
+    _open(bare_visit, "Single image")
+    bare_visit.get_by_text("an episode begins").click()
+    expect(bare_visit.locator("img[alt='']:visible, .image-frame img:visible").first).to_be_visible(timeout=20_000)
+    bare_visit.get_by_role("button", name="Predict").click()
+    expect(bare_visit.get_by_text("no checkpoint at missing.pth; train one with: make train").last).to_be_visible()
+    _open(bare_visit, "Demonstrations")
+    expect(bare_visit.get_by_text("collect them with: python 1_collect_demos.py")).to_be_visible()
+    _open(bare_visit, "Model")
+    expect(bare_visit.get_by_text("train with: make train")).to_be_visible()
+
+
+def test_an_episode_is_told_something_else_pushed_and_stopped(visit: BrowserPage) -> None:
+    _choose(visit, "Who drives the arm", "zero")
+    verdict = _run(visit)
+    expect(visit.locator(".live-said")).to_have_text("“Pick up the cube”", timeout=20_000)
+    visit.get_by_label("While it runs: tell it something else").fill("Move the cube upward")
+    visit.get_by_role("button", name="Tell").click()
+    expect(visit.locator(".live-said")).to_have_text("“Move the cube upward”", timeout=20_000)
+    visit.get_by_role("button", name="Push the cube").click()
+    visit.get_by_role("button", name="Stop", exact=True).click()
+    expect(verdict).to_contain_text("Stopped by hand after", timeout=20_000)
+    expect(verdict).to_contain_text("Not lifted")
+
+
+def test_a_cube_placed_by_a_click_is_there(visit: BrowserPage) -> None:
+    visit.get_by_role("button", name="Where the cube lies, what is changed, how long").click()
+    visit.locator(".table-view img").click(position={"x": 60, "y": 60})
+    expect(visit.get_by_label(re.compile("Place the cube by hand"))).to_be_checked(timeout=20_000)
+    _choose(visit, "Who drives the arm", "expert")
+    expect(_run(visit)).to_contain_text("Truly lifted", timeout=EPISODE_MS)
+
+
+def test_a_single_picture_is_answered(visit: BrowserPage) -> None:
+    _open(visit, "Single image")
+    visit.get_by_text("just above the cube").click()
+    expect(visit.locator(".image-frame img:visible")).to_have_count(1, timeout=20_000)
+    visit.get_by_role("button", name="Predict").click()
+    expect(visit.get_by_text("A picture like those of the training")).to_be_visible(timeout=60_000)
+    expect(visit.locator(".image-frame img:visible")).to_have_count(3)
+    expect(visit.get_by_role("gridcell").first).to_be_visible()
+
+
+def test_a_wrong_upload_is_told(visit: BrowserPage, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.png"
+    wrong.write_text("this is no picture")
+    _open(visit, "Single image")
+    visit.locator("input[type=file]").first.set_input_files(wrong)
+    visit.wait_for_timeout(1000)
+    visit.get_by_role("button", name="Predict").click()
+    expect(visit.get_by_text("not an image that can be read").last).to_be_visible(timeout=20_000)
+
+
+def test_two_instructions_run_side_by_side(visit: BrowserPage) -> None:
+    _open(visit, "Side by side")
+    _choose(visit, "Who drives B", "always-close")
+    visit.get_by_role("button", name="Run both").click()
+    verdicts = visit.locator(".verdict:visible")
+    expect(verdicts).to_have_count(2, timeout=EPISODE_MS)
+    expect(verdicts.nth(0)).to_contain_text("Truly lifted")
+    expect(verdicts.nth(1)).to_contain_text("Not lifted")
+
+
+def test_past_evaluations_and_demonstrations_are_shown(visit: BrowserPage) -> None:
+    _open(visit, "Evaluations")
+    cell = visit.get_by_role("gridcell", name="FAILED").first
+    expect(cell).to_be_visible(timeout=20_000)
+    cell.click()
+    expect(visit.locator("#evaluated")).to_contain_text("FAILURE: it was never true that", timeout=20_000)
+    _open(visit, "Demonstrations")
+    visit.get_by_role("button", name="Show this demonstration").click()
+    expect(visit.locator("#demonstration")).to_contain_text("SUCCESS", timeout=30_000)
+    _open(visit, "Model")
+    expect(visit.get_by_text("Total trainable")).to_be_visible()
+    expect(visit.get_by_text("UNTRAINED").first).to_be_visible()
+
+
+def test_it_fits_a_phone_and_works_from_the_keyboard(phone_visit: BrowserPage) -> None:
+    overflow = phone_visit.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
+    instruction = phone_visit.get_by_label("Instruction").first
+    instruction.focus()
+    phone_visit.keyboard.press("Control+A")
+    phone_visit.keyboard.type("Lift the red cube")
+    phone_visit.get_by_role("button", name="Run", exact=True).focus()
+    phone_visit.keyboard.press("Enter")
+    expect(phone_visit.locator(".live-said")).to_have_text("“Lift the red cube”", timeout=20_000)
+    phone_visit.get_by_role("button", name="Stop", exact=True).focus()
+    phone_visit.keyboard.press("Enter")
+    expect(phone_visit.locator("#verdict .verdict")).to_be_visible(timeout=20_000)
+
+
+def test_a_second_visitor_waits_and_sees_the_place(browser: Browser, page: Page) -> None:
+    first, second = _visit(browser, page), _visit(browser, page)
+    one, other = next(first), next(second)
+    _choose(one, "Who drives the arm", "zero")
+    _run(one)
+    expect(one.locator(".live-said")).to_be_visible(timeout=20_000)
+    verdict = _run(other)
+    expect(other.get_by_text(re.compile(r"queue: ?1/1"))).to_be_visible(timeout=20_000)
+    one.get_by_role("button", name="Stop", exact=True).click()
+    expect(verdict).to_contain_text("Truly lifted", timeout=EPISODE_MS)
+    for visitor in (first, second):
+        assert next(visitor, None) is None

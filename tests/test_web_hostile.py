@@ -1,0 +1,204 @@
+"""Requests that no browser would send: nothing of the server leaks, nothing crashes, and the page answers on."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.page import Page, asked, served
+
+SECRET = "this line is nobody's business"
+GOOD = "Pick up the cube"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The page of the shipped policy, with a secret beside it."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "secret.txt").write_text(SECRET)
+    Image.new("RGB", (8, 8)).save(folder / "secret.png")
+    with served(folder, "--checkpoint", str(ROOT / "checkpoints/lift.pth")) as running:
+        yield running
+
+
+def _upload(page: Page, name: str, content: bytes) -> str:
+    lines = [
+        b"--frontier",
+        f'Content-Disposition: form-data; name="files"; filename="{name}"'.encode(),
+        b"Content-Type: image/png",
+        b"",
+        content,
+        b"--frontier--",
+        b"",
+    ]
+    return page.post("/gradio_api/upload", b"\r\n".join(lines), "multipart/form-data; boundary=frontier")
+
+
+def _predict(page: Page, content: bytes, name: str = "picture.png") -> str:
+    uploaded = _upload(page, name, content)
+    try:
+        path = json.loads(uploaded)[0]
+    except ValueError:
+        return uploaded
+    return page.call("predict_actions", {"path": path, "meta": {"_type": "gradio.FileData"}}, GOOD, "lift.pth")
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG whose head promises this size, and whose body holds a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def _picture(kind: str, size: tuple[int, int] = (64, 64), mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+PATHS = [
+    "/gradio_api/file=secret.txt",
+    "/gradio_api/file=./secret.txt",
+    "/gradio_api/file=../../../../../../../../etc/passwd",
+    "/gradio_api/file=/etc/passwd",
+    "/gradio_api/file=/proc/self/environ",
+    "/gradio_api/file=%2e%2e%2fsecret.txt",
+    "/gradio_api/file=gradio/../secret.txt",
+    f"/gradio_api/file={ROOT / 'web_interface.py'}",
+    "/gradio_api/file=file:///etc/passwd",
+    "/gradio_api/file=http://127.0.0.1:1/",
+    "/gradio_api/proxy=http://127.0.0.1:1/",
+    "/gradio_api/stream/../../secret.txt",
+    "/static/../../../../etc/passwd",
+    "/assets/..%2f..%2f..%2fetc%2fpasswd",
+    "/theme.css/../secret.txt",
+    "/svelte/../../secret.txt",
+    "/..%5c..%5csecret.txt",
+    "/%00",
+]
+
+BODIES: list[tuple[str, bytes]] = [
+    ("/gradio_api/call/simulate", b""),
+    ("/gradio_api/call/simulate", b"{"),
+    ("/gradio_api/call/simulate", b"\xff\xfe\x00"),
+    ("/gradio_api/call/simulate", b"[]"),
+    ("/gradio_api/call/simulate", b'{"data": {}}'),
+    ("/gradio_api/call/simulate", b'{"data": []}'),
+    ("/gradio_api/call/simulate", b'{"data": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
+    ("/gradio_api/call/nothing", b'{"data": []}'),
+    ("/gradio_api/queue/join", b'{"data": [], "fn_index": 9999, "session_hash": "x"}'),
+    ("/gradio_api/queue/join", b'{"data": [], "fn_index": -1, "session_hash": "../../x"}'),
+    ("/gradio_api/run/predict", b'{"data": ["x"]}'),
+    ("/gradio_api/run/first_image", b'{"data": [1]}'),
+    ("/gradio_api/call/simulate", b" " * 300_000 + b'{"data": []}'),
+    ("/gradio_api/component_server", b'{"data": "x", "component_id": 1, "fn_name": "__init__", "session_hash": "x"}'),
+]
+
+CALLS: list[tuple[str, list[Any], str]] = [
+    ("simulate", asked("x" * 1_000_000, "expert"), "413"),
+    ("simulate", asked("x" * 10_000, "expert"), "10000 characters"),
+    ("simulate", asked("\0" * 10, "expert"), "no plain text"),
+    ("simulate", asked(GOOD, "../../secret.txt"), "not in the list"),
+    ("simulate", asked(GOOD, "../secret.pth"), "not in the list"),
+    ("simulate", asked(GOOD, "expert", max_steps=10**9), "400"),
+    ("simulate", asked(GOOD, "expert", max_steps=-1), ""),
+    ("simulate", asked(GOOD, "expert", seed=-1), "from 0 to"),
+    ("simulate", asked(GOOD, "expert", seed=1e300), ""),
+    ("simulate", asked(GOOD, "expert", placement=(True, 1e9, 0, 0)), ""),
+    ("simulate", asked(GOOD, "expert", perturbation="__class__"), ""),
+    ("simulate", asked(GOOD, None), "drives"),
+    ("simulate", asked(GOOD, ["expert"]), "drives"),
+    ("simulate", [None, None, None, None, None, None, None, None, None], ""),
+    ("simulate", [{}, [], "x", "y", "z", {}, [], "", 7], ""),
+    ("compare", [GOOD, "expert", GOOD, "nobody", 1, 20], ""),
+    ("first_image", ["x"], ""),
+    ("evaluation", ["../../secret.txt"], ""),
+    ("evaluation", ["/etc/passwd"], ""),
+    ("evaluated_episode", ["secret.txt", 1, "x"], ""),
+    ("demonstration", ["../../secret"], ""),
+    ("predict_actions", [{"path": "/etc/passwd"}, GOOD, "lift.pth"], "only an uploaded image is read"),
+    ("predict_actions", [{"path": "secret.png"}, GOOD, "lift.pth"], "only an uploaded image is read"),
+    ("predict_actions", [{"url": "http://127.0.0.1:1/x.png"}, GOOD, "lift.pth"], ""),
+    ("predict_actions", [{"path": ["a"]}, GOOD, "lift.pth"], ""),
+    ("predict_actions", ["data:image/png;base64,AAAA", GOOD, "lift.pth"], ""),
+    ("predict_actions", [{"path": "x"}, {"a": 1}, ["lift.pth"]], ""),
+    ("evaluation", [["a"]], ""),
+    ("tell", ["x" * 1_000_000], "413"),
+    ("tell", ["x" * 10_000], "characters"),
+]
+
+UPLOADS: list[tuple[str, bytes, str]] = [
+    ("bomb.png", _png(60_000, 60_000), "pixels|DecompressionBomb"),
+    ("wide.png", _png(2_000_000, 30), "pixels"),
+    ("cut.png", _picture("PNG")[:40], "not an image"),
+    ("text.png", b"<svg onload=alert(1)>", "not an image"),
+    ("movie.gif", _picture("GIF", mode="P"), "not an image"),
+    ("scan.tiff", _picture("TIFF"), "not an image"),
+    ("large.png", b"\0" * 11_000_000, "413 "),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_path_leads_to_a_file_of_the_server(page: Page, path: str) -> None:
+    _leaks_nothing(page.send(urllib.request.Request(page.url + path)))
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+def test_malformed_bodies_are_refused(page: Page, path: str, body: bytes) -> None:
+    answer = page.post(path, body)
+    _leaks_nothing(answer)
+    assert "event: error" in answer or re.match(r"4\d\d |500 |closed ", answer), answer[:300]
+
+
+@pytest.mark.parametrize(("endpoint", "data", "words"), CALLS)
+def test_hostile_inputs_are_refused(page: Page, endpoint: str, data: list[Any], words: str) -> None:
+    answer = page.call(endpoint, *data)
+    _leaks_nothing(answer)
+    assert "event: error" in answer or re.match(r"4\d\d ", answer), answer[:300]
+    assert words in answer
+
+
+@pytest.mark.parametrize(("name", "content", "words"), UPLOADS)
+def test_hostile_uploads_are_refused(page: Page, name: str, content: bytes, words: str) -> None:
+    answer = _predict(page, content, name)
+    _leaks_nothing(answer)
+    assert any(word in answer for word in words.split("|")), answer[:300]
+
+
+@pytest.mark.parametrize("name", ["../../../secret.txt", "/etc/secret.txt", "x" * 5000 + ".png"])
+def test_an_upload_goes_where_the_page_puts_it(page: Page, name: str) -> None:
+    answer = _upload(page, name, _picture("PNG"))
+    if not answer.startswith("4"):
+        assert Path(json.loads(answer)[0]).is_relative_to(page.log.parent / "gradio")
+    assert (page.log.parent / "secret.txt").read_text() == SECRET
+    assert not Path("/etc/secret.txt").exists()
+
+
+def test_afterwards_it_still_works(page: Page) -> None:
+    answer = page.call("simulate", *asked(GOOD, "expert", max_steps=20))
+    assert "event: complete" in answer
+    assert _upload(page, "fine.png", _picture("PNG")).startswith("[")
+
+
+def _leaks_nothing(answer: str) -> None:
+    assert SECRET not in answer
+    assert "root:" not in answer
+    assert "PATH=" not in answer
+    assert "def main(" not in answer
+    assert "Traceback" not in answer
+    assert "class WebOptions" not in answer

@@ -1,0 +1,167 @@
+"""Past evaluations and the dataset, for looking at: what was run, what became of it, failures first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.demos import Demo, demo_names, open_demos, read_demo
+from vla.errors import UserError
+from vla.evaluation import EpisodeResult
+from vla.report import rate_rows
+from vla.stats import dataset_table, markdown_table
+from vla.verdict import Evidence
+
+MEASURED = Path("docs/results")
+"""Evaluations that come with the repository; without videos."""
+MAX_EVALUATIONS = 100
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One `results.json`."""
+
+    path: Path
+    facts: dict[str, Any]
+    episodes: list[EpisodeResult]
+    """Failures first."""
+    videos: list[Path | None]
+    """Beside them; None where there is none."""
+
+
+def find_evaluations(folder: Path) -> dict[str, Path]:
+    """Result files by the name that a visitor sees: below `folder`, newest first, then those of the repository."""
+    found = [path for path in folder.glob("**/results.json") if _is_evaluation(path)]
+    own = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    measured = [path for path in sorted(MEASURED.glob("*.json")) if _is_evaluation(path)]
+    return {str(path): path for path in [*own, *measured][:MAX_EVALUATIONS]}
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read one result file.
+
+    Raises:
+        UserError: damaged, or of another version.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        episodes = stored.pop("episodes")
+        names = [episode.pop("video") for episode in episodes]
+        results = [EpisodeResult(**episode, inference_ms=[]) for episode in episodes]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is no evaluation of this version; run one with: python 5_evaluate.py") from None
+    # Of a video's path only the file's name is believed: the folder may have been moved.
+    videos = [path.parent / Path(name).name if name else None for name in names]
+    order = sorted(range(len(results)), key=lambda index: (results[index].success, index))
+    return Evaluation(
+        path,
+        stored,
+        [results[index] for index in order],
+        [video if (video := videos[index]) is not None and video.is_file() else None for index in order],
+    )
+
+
+def about_evaluation(evaluation: Evaluation) -> str:
+    """Who was evaluated, how, as Markdown."""
+    facts, options = evaluation.facts, evaluation.facts["options"]
+    told = "each of the eight instructions" if options["every_instruction"] else f"“{options['instruction']}”"
+    rows = [
+        ("policy", str(facts["policy"])),
+        ("weights", str(facts["weights"])),
+        ("told", told + (", shown black pictures" if options["blind"] else "")),
+        ("seeds", f"{options['seed']} to {options['seed'] + options['num_episodes'] - 1}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
+    ]
+    return markdown_table(("", ""), rows)
+
+
+def rates(evaluation: Evaluation) -> str:
+    """Rates with exact 95% intervals, as Markdown."""
+    return markdown_table(("", "episodes", "95% interval"), rate_rows(evaluation.episodes))
+
+
+def episode_rows(evaluation: Evaluation) -> list[list[Any]]:
+    """A row for each episode: outcome, seed, instruction, furthest phase, steps, failed condition."""
+    return [
+        [
+            "lifted" if result.success else "FAILED",
+            result.seed,
+            result.instruction,
+            result.phase,
+            result.steps,
+            (result.failed or "").replace("_", " "),
+            "yes" if video else "",
+        ]
+        for result, video in zip(evaluation.episodes, evaluation.videos, strict=True)
+    ]
+
+
+def about_episode(result: EpisodeResult) -> str:
+    """An episode in words, as Markdown."""
+    times = ", ".join(f"{phase} {time:.2f} s" for phase, time in result.phase_times_s.items()) or "none of the phases"
+    return (
+        f"### Seed {result.seed}: {result.verdict}\n\n"
+        f"“{result.instruction}”. Reached: {times}. {result.steps} steps, {result.gripper_closures} closures, "
+        f"{result.regrasps} regrasps, {result.drops} drops, path {result.path_m:.2f} m; the cube lay at "
+        f"({100 * result.cube_x_m:.1f}, {100 * result.cube_y_m:.1f}) cm, turned by {result.cube_yaw_deg:.0f} degrees. "
+        f"The report would have claimed: **{'success' if result.reported_success else 'no success'}**."
+    )
+
+
+def about_dataset(data: Path) -> str:
+    """Table 2 of the report for the demonstrations, or what is missing, as Markdown."""
+    try:
+        with open_demos(data) as file:
+            return f"`{data}`\n\n{dataset_table(file, data)}"
+    except UserError as error:
+        return f"{error}"
+
+
+def demo_rows(data: Path) -> list[list[Any]]:
+    """A row for each demonstration: name, seed, instruction, steps, share of steps that the expert chose."""
+    try:
+        with open_demos(data) as file:
+            return [
+                [
+                    name,
+                    int(file["data"][name].attrs["seed"]),
+                    str(file["data"][name].attrs["language_instruction"]),
+                    int(file["data"][name].attrs["episode_length"]),
+                    round(float(np.mean(file["data"][name]["sources"][:] == b"expert")), 2),
+                ]
+                for name in demo_names(file)
+            ]
+    except UserError:
+        return []
+
+
+def read_one_demo(data: Path, name: str) -> Demo:
+    """The demonstration of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    with open_demos(data) as file:
+        if name not in demo_names(file):
+            raise UserError("there is no demonstration of that name; choose one from the list")
+        return read_demo(file["data"][name])
+
+
+def demo_curves(demo: Demo) -> tuple[Sequence[Evidence], Sequence[bool]]:
+    """What `vla.web.live.curves` draws of a demonstration."""
+    rows = [Evidence(**{name: column[row] for name, column in demo.evidence.items()}) for row in range(len(demo))]
+    return rows, [all(judge.now.values()) for judge in demo.judges()]
+
+
+def _is_evaluation(path: Path) -> bool:
+    """By its head: of the repository's results, some are tables of other things."""
+    try:
+        with path.open("rb") as file:
+            return b'"results_version": 2' in file.read(200)
+    except OSError:
+        return False

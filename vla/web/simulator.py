@@ -1,0 +1,222 @@
+"""The page's simulator: a process of its own, so that whatever happens in it, the page lives, and says so.
+
+The page asks for one control step after the other; whoever stops asking has ended the episode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+
+from vla import gl
+from vla.env import EnvConfig, Placement, Simulator
+from vla.errors import UserError
+from vla.evaluation import EvalTask, task_actor
+from vla.rollout import Actor, Step, rollout
+from vla.verdict import Judge
+from vla.workers import die_with_parent
+
+START_S = 120
+ANSWER_S = 60
+"""A step takes a twentieth of a second; loading a policy, a second. Beyond this the process hangs, and is killed."""
+PUSH_MPS = 0.6
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One control step of a running episode, and all that the page shows of it."""
+
+    step: Step
+    judge: Judge
+    """As it stood after this step."""
+    chunk: np.ndarray
+    """(K, 7) in [-1, 1]: what the policy meant to do from the step's picture on; (1, 7) for a control."""
+    camera: np.ndarray
+    """(3, 4), see `vla.env.Simulator.camera_matrix`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture, and where the gripper was when it was taken."""
+
+    image: np.ndarray
+    """(224, 224, 3) uint8."""
+    gripper_pos: np.ndarray
+    """(3,) world frame, metres."""
+    camera: np.ndarray
+    """(3, 4), see `vla.env.Simulator.camera_matrix`."""
+    cube_pos: np.ndarray
+    """(3,) world frame, metres."""
+    cube_yaw_deg: float
+
+
+@dataclass(frozen=True)
+class Interference:
+    """What a visitor does to a running episode before its next step."""
+
+    embedding: np.ndarray | None = None
+    """(512,) of a new instruction."""
+    push: bool = False
+    """Flick the cube."""
+
+
+class SimulatorProcess:
+    """A simulator in a spawned process, started again when it dies.
+
+    Its answers come one at a time, whoever asks.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        gl.select_backend()
+        self._config = config
+        self._lock = threading.Lock()
+        self._context = multiprocessing.get_context("spawn")
+        self._closed = False
+        self._start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return self._process.pid
+
+    def view(self, seed: int, placement: Placement | None = None) -> View:
+        """The picture with which the episode of `seed` begins.
+
+        Raises:
+            UserError: the process died, and is being started again.
+        """
+        view: View = self._ask("view", seed, placement)
+        return view
+
+    def begin(self, task: EvalTask, placement: Placement | None = None) -> float:
+        """Begin an episode; one that was running has ended. Returns the cube's angle about the vertical, degrees.
+
+        Raises:
+            UserError: a checkpoint that cannot be used; or as in `view`.
+        """
+        yaw_deg: float = self._ask("begin", task, placement)
+        return yaw_deg
+
+    def step(self, interference: Interference) -> Moment | Judge:
+        """The next step, or the final judge when the episode has ended.
+
+        Raises:
+            UserError: as in `view`.
+        """
+        answer: Moment | Judge = self._ask("step", interference)
+        return answer
+
+    def close(self) -> None:
+        """End the process, and start no other."""
+        self._closed = True
+        self._kill()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _start(self) -> None:
+        self._connection, other = self._context.Pipe()
+        self._process = self._context.Process(target=_serve, args=(other, self._config), daemon=True)
+        self._process.start()
+        other.close()
+        self._ready = False
+
+    def _ask(self, kind: str, *arguments: Any) -> Any:
+        with self._lock:
+            try:
+                if not self._ready:
+                    answer = self._receive(START_S)
+                    self._ready = not isinstance(answer, Exception)
+                if self._ready:
+                    self._connection.send((kind, *arguments))
+                    answer = self._receive(ANSWER_S)
+            except (EOFError, OSError, TimeoutError) as error:
+                how = "did not answer" if isinstance(error, TimeoutError) else "died"
+                self._kill()
+                self._connection.close()
+                if self._closed:
+                    raise UserError("the page is closing") from None
+                self._start()
+                raise UserError(f"the simulator's process {how}; it is being started again: try once more") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _receive(self, limit_s: float) -> Any:
+        if not self._connection.poll(limit_s):
+            raise TimeoutError
+        return self._connection.recv()
+
+
+def _serve(connection: Connection, config: EnvConfig) -> None:
+    """The process: answer one question after the other, until the page is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the page's to answer
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    try:
+        stage = _Stage(Simulator(config))
+    except UserError as error:
+        connection.send(error)
+        return
+    connection.send("ready")
+    with contextlib.suppress(EOFError):
+        while True:
+            kind, *arguments = connection.recv()
+            try:
+                answer = getattr(stage, kind)(*arguments)
+            except UserError as error:
+                answer = error
+            connection.send(answer)
+
+
+class _Stage:
+    """What the process answers, by the names of its questions."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self._sim = sim
+        self._judge = Judge()
+        self._actor: Actor | None = None
+        self._episode: Iterator[Step] = iter(())
+
+    def view(self, seed: int, placement: Placement | None) -> View:
+        self._episode = iter(())
+        self._sim.perturbation, self._sim.placement = None, placement
+        observation = self._sim.reset(seed)
+        return View(
+            observation.image,
+            observation.evidence.gripper_pos,
+            self._sim.camera_matrix(),
+            observation.evidence.cube_pos,
+            self._sim.target_yaw_deg(),
+        )
+
+    def begin(self, task: EvalTask, placement: Placement | None) -> float:
+        self._sim.perturbation, self._sim.placement = task.perturbation, placement
+        self._judge, self._actor = Judge(), task_actor(task)
+        self._episode = rollout(self._sim, self._actor, task.instruction, task.seed, task.max_steps, self._judge)
+        self._rng = np.random.default_rng([task.seed, 7])
+        self._sim.reset(task.seed)
+        return self._sim.target_yaw_deg()
+
+    def step(self, interference: Interference) -> Moment | Judge:
+        if interference.push:
+            angle = self._rng.uniform(0, 2 * np.pi)
+            self._sim.push_cube(PUSH_MPS * np.array([np.cos(angle), np.sin(angle)]))
+        hear = getattr(self._actor, "hear", None)
+        if interference.embedding is not None and hear is not None:
+            hear(torch.from_numpy(interference.embedding))
+        step = next(self._episode, None)
+        if step is None:
+            return self._judge
+        chunk = getattr(self._actor, "chunk", step.decision.action[None])
+        return Moment(step, copy.deepcopy(self._judge), chunk, self._sim.camera_matrix())
