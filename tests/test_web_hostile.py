@@ -185,7 +185,9 @@ def test_hostile_uploads_are_refused(page: Page, name: str, content: bytes, word
     assert any(word in answer for word in words.split("|")), answer[:300]
 
 
-@pytest.mark.parametrize("name", ["../../../secret.txt", "/etc/secret.txt", "x" * 5000 + ".png"], ids=["up", "root", "long"])
+@pytest.mark.parametrize(
+    "name", ["../../../secret.txt", "/etc/secret.txt", "x" * 5000 + ".png"], ids=["up", "root", "long"]
+)
 def test_an_upload_goes_where_the_page_puts_it(page: Page, name: str) -> None:
     answer = _upload(page, name, _picture("PNG"))
     if not answer.startswith("4"):
