@@ -32,7 +32,6 @@ from tqdm import tqdm
 from vla import gl
 from vla.checkpoint import (
     build_model,
-    default_checkpoint,
     instruction_embeddings,
     load_checkpoint,
     load_policy,
@@ -52,7 +51,7 @@ from vla.evaluation import (
     instruction_table,
     report_table,
 )
-from vla.files import sha256, write_text
+from vla.files import default_checkpoint, sha256, write_text
 from vla.inference import BATCH, InferenceServer
 from vla.instructions import INSTRUCTIONS
 from vla.perturb import Perturbation, parse_perturbations

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vla.checkpoint import SHIPPED
 from vla.controls import control
 from vla.env import TEST_SEEDS, Simulator
 from vla.errors import run_script
 from vla.expert import ExpertActor, ExpertConfig
+from vla.files import SHIPPED
 from vla.perturb import Perturbation
 from vla.rollout import Actor, rollout
 from vla.stats import markdown_table

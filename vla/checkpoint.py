@@ -18,16 +18,7 @@ from vla.text import InstructionEmbeddings
 from vla.weights import Identity, describe
 
 FORMAT_VERSION = 1
-BEST = Path("checkpoints/best_model.pth")
-"""What training writes."""
-SHIPPED = Path("checkpoints/lift.pth")
-"""The reference policy that comes with the repository."""
 _REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args", "training")
-
-
-def default_checkpoint() -> Path:
-    """The user's own policy, or the shipped one where there is none yet."""
-    return SHIPPED if SHIPPED.exists() and not BEST.exists() else BEST
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

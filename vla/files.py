@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and where the checkpoints are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+BEST = Path("checkpoints/best_model.pth")
+"""What training writes."""
+SHIPPED = Path("checkpoints/lift.pth")
+"""The reference policy that comes with the repository."""
+
+
+def default_checkpoint() -> Path:
+    """The user's own policy, or the shipped one where there is none yet."""
+    return SHIPPED if SHIPPED.exists() and not BEST.exists() else BEST
 
 
 @contextlib.contextmanager

@@ -39,21 +39,31 @@ NOTHING = "nothing"
 class Handlers:
     """What happens on a click, for all visitors."""
 
-    def __init__(self, policies: Policies, data: Path, results: Path) -> None:
+    def __init__(self, policies: Policies, simulator: SimulatorProcess, data: Path, results: Path) -> None:
         self.policies = policies
         self.data, self.results = data, results
         self.no_policy = f"no checkpoint at {policies.main}; train one with: make train, then start the page again"
         names = policies.names()
         self.env = policies[names[0]].env if names else EnvConfig()
-        self.simulator = SimulatorProcess(self.env)
+        self.simulator = simulator
+        self.simulator.configure(self.env)
         self._second: SimulatorProcess | None = None
         self._second_lock = threading.Lock()
         self.mail = Mailboxes()
         self.views = image.Views()
 
+    def rehearse(self, seed: int) -> None:
+        """Run the first step of an episode, so that the first visitor does not wait for what is made only once.
+
+        Raises:
+            UserError: the simulator or the policy cannot be used.
+        """
+        episode = self._episode(INSTRUCTIONS[0], self.drivers()[0], seed, max_steps=1)
+        for _ in self._steps(self.simulator, episode):
+            episode.html()
+
     def close(self) -> None:
-        """End the simulators."""
-        self.simulator.close()
+        """End the second simulator, where there is one."""
         if self._second is not None:
             self._second.close()
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla.checkpoint import SHIPPED, build_model, instruction_embeddings, load_checkpoint, provenance, warn_of_drift
+from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance, warn_of_drift
 from vla.env import EnvConfig
 from vla.errors import UserError
+from vla.files import SHIPPED
 from vla.policy import PolicyActor
 from vla.text import InstructionEmbeddings
 

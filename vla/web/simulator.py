@@ -5,31 +5,26 @@ The page asks for one control step after the other; whoever stops asking has end
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import multiprocessing
-import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from vla import gl
-from vla.env import EnvConfig, Placement, Simulator
+from vla.env import EnvConfig, Placement
 from vla.errors import UserError
-from vla.evaluation import EvalTask, task_actor
-from vla.rollout import Actor, Step, rollout
+from vla.rollout import Step
 from vla.verdict import Judge
-from vla.workers import die_with_parent
+
+if TYPE_CHECKING:
+    from vla.evaluation import EvalTask
 
 START_S = 120
 ANSWER_S = 60
 """A step takes a twentieth of a second; loading a policy, a second. Beyond this the process hangs, and is killed."""
-PUSH_MPS = 0.6
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,13 @@ class SimulatorProcess:
         self._context = multiprocessing.get_context("spawn")
         self._closed = False
         self._start()
+
+    def configure(self, config: EnvConfig) -> None:
+        """Have it start again where it is not this simulator."""
+        if config != self._config:
+            self._config = config
+            self._kill()
+            self._start()
 
     @property
     def pid(self) -> int | None:
@@ -160,63 +162,6 @@ class SimulatorProcess:
 
 
 def _serve(connection: Connection, config: EnvConfig) -> None:
-    """The process: answer one question after the other, until the page is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the page's to answer
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    try:
-        stage = _Stage(Simulator(config))
-    except UserError as error:
-        connection.send(error)
-        return
-    connection.send("ready")
-    with contextlib.suppress(EOFError):
-        while True:
-            kind, *arguments = connection.recv()
-            try:
-                answer = getattr(stage, kind)(*arguments)
-            except UserError as error:
-                answer = error
-            connection.send(answer)
+    from vla.web.stage import serve  # here, so that the page need not wait for torch before it starts this process
 
-
-class _Stage:
-    """What the process answers, by the names of its questions."""
-
-    def __init__(self, sim: Simulator) -> None:
-        self._sim = sim
-        self._judge = Judge()
-        self._actor: Actor | None = None
-        self._episode: Iterator[Step] = iter(())
-
-    def view(self, seed: int, placement: Placement | None) -> View:
-        self._episode = iter(())
-        self._sim.perturbation, self._sim.placement = None, placement
-        observation = self._sim.reset(seed)
-        return View(
-            observation.image,
-            observation.evidence.gripper_pos,
-            self._sim.camera_matrix(),
-            observation.evidence.cube_pos,
-            self._sim.target_yaw_deg(),
-        )
-
-    def begin(self, task: EvalTask, placement: Placement | None) -> float:
-        self._sim.perturbation, self._sim.placement = task.perturbation, placement
-        self._judge, self._actor = Judge(), task_actor(task)
-        self._episode = rollout(self._sim, self._actor, task.instruction, task.seed, task.max_steps, self._judge)
-        self._rng = np.random.default_rng([task.seed, 7])
-        self._sim.reset(task.seed)
-        return self._sim.target_yaw_deg()
-
-    def step(self, interference: Interference) -> Moment | Judge:
-        if interference.push:
-            angle = self._rng.uniform(0, 2 * np.pi)
-            self._sim.push_cube(PUSH_MPS * np.array([np.cos(angle), np.sin(angle)]))
-        hear = getattr(self._actor, "hear", None)
-        if interference.embedding is not None and hear is not None:
-            hear(torch.from_numpy(interference.embedding))
-        step = next(self._episode, None)
-        if step is None:
-            return self._judge
-        chunk = getattr(self._actor, "chunk", step.decision.action[None])
-        return Moment(step, copy.deepcopy(self._judge), chunk, self._sim.camera_matrix())
+    serve(connection, config)
