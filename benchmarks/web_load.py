@@ -52,10 +52,10 @@ def main(options: LoadOptions) -> None:
     checkpoint = str(default_checkpoint().resolve())
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), "--checkpoint", checkpoint) as page:
         result = {"ready_s": page.ready_s, **_alone(page, options), **_crowd(page, options)}
-    write_text(options.output, json.dumps(result, indent=1))
-    table = markdown_table(("of the page", "measured"), _rows(result))
-    write_text(options.output.with_suffix(".md"), table + "\n")
-    print(table)
+        write_text(options.output, json.dumps(result, indent=1))
+        table = markdown_table(("of the page", "measured"), _rows(result))
+        write_text(options.output.with_suffix(".md"), table + "\n")
+        print(table)
 
 
 def _alone(page: Page, options: LoadOptions) -> dict[str, Any]:

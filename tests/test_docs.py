@@ -12,11 +12,17 @@ from vla.files import sha256
 from vla.stats import rate
 
 
-@pytest.mark.parametrize("name", ["results", "controls", "what_matters", "peer"])
+@pytest.mark.parametrize("name", ["results", "controls", "what_matters", "peer", "web_load"])
 def test_readme_shows_the_result_file(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
     shown = readme.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
     assert shown == (ROOT / f"docs/results/{name}.md").read_text().strip()
+
+
+def test_the_perturbation_table_is_the_measured_one() -> None:
+    page = (ROOT / "docs/perturbations.md").read_text()
+    shown = page.split("<!-- perturb -->")[1].split("<!-- /perturb -->")[0].strip()
+    assert shown == (ROOT / "docs/results/perturb.md").read_text().strip()
 
 
 def test_readme_names_every_file_that_is_there() -> None:
