@@ -5,7 +5,7 @@ pass the verdict are kept; the rest are counted, with their reasons. Stopped hal
 goes on where it stopped. With --dagger, adds episodes to the file in which a trained policy acts first and the expert
 labels what it meets.
 
-    python 1_collect_demos.py --num-episodes 50
+    python 1_collect_demos.py
     python 1_collect_demos.py --num-episodes 50 --dagger checkpoints/best_model.pth
 """
 
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from vla import gl
 from vla.checkpoint import load_checkpoint
 from vla.demos import collection_rounds, demo_names, merge, open_demos, read_demo
-from vla.env import TRAIN_SEEDS, EnvConfig
+from vla.env import TRAIN_SEEDS, EnvConfig, version_drift
 from vla.errors import UserError, run_script
 from vla.expert import ExpertConfig
 from vla.files import sha256, write_text
@@ -50,8 +50,8 @@ class CollectOptions:
 
     output: Path = Path("data/lift_demos.hdf5")
     """HDF5 file to write."""
-    num_episodes: int = 50
-    """Demonstrations to keep."""
+    num_episodes: int = 150
+    """Demonstrations to keep: three times the report's 50, because they are cheap and each shows other mistakes."""
     seed: int = 0
     """First episode seed; demonstration i tries seed + 5 i and up to four seeds after it."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
@@ -85,12 +85,17 @@ class CollectOptions:
             raise UserError(f"--noise-std must lie in [0, 1], got {self.noise_std}")
         if not 0 <= self.recovery_fraction <= 1:
             raise UserError(f"--recovery-fraction must lie in [0, 1], got {self.recovery_fraction}")
-        last = self.seed + ATTEMPTS_PER_DEMO * self.num_episodes - 1
+        last = self.seeds(range(self.num_episodes))[-1]
         if self.seed not in TRAIN_SEEDS or last not in TRAIN_SEEDS:
             raise UserError(
                 f"--seed {self.seed} with {self.num_episodes} episodes needs seeds up to {last}, outside the "
                 f"training range {TRAIN_SEEDS.start}-{TRAIN_SEEDS.stop - 1} (others are kept for evaluation)"
             )
+
+    def seeds(self, demos: range) -> range:
+        """Those that demonstrations of these numbers may try."""
+        first, end = (self.seed + ATTEMPTS_PER_DEMO * number for number in (demos.start, demos.stop))
+        return range(first, end)
 
     def settings(self) -> dict[str, Any]:
         """What decides the content of the file, as JSON types."""
@@ -124,7 +129,7 @@ def main(options: CollectOptions) -> None:
     if options.settings() not in rounds:
         env = EnvConfig(horizon_steps=options.max_steps)
         base = options.output if rounds else None
-        parts = _prepare_parts(options, first=_episode_count(base))
+        parts = _prepare_parts(options, first=0 if base is None else _first_of_round(options, base))
         reasons = _collect(options, env, parts)
         attributes = {
             "env_args": env.to_env_args(),
@@ -160,11 +165,29 @@ def _rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[i
     return rounds, rejected
 
 
-def _episode_count(path: Path | None) -> int:
-    if path is None:
-        return 0
-    with open_demos(path) as file:
-        return len(file["data"])
+def _first_of_round(options: CollectOptions, base: Path) -> int:
+    """The number of the first demonstration that is added to `base`.
+
+    Raises:
+        UserError: the file is of another simulator, or the new episodes would be no new ones.
+    """
+    with open_demos(base) as file:
+        drift = version_drift(file["data"].attrs["env_args"])
+        if drift:
+            raise UserError(
+                f"{base} was collected with other versions ({drift}), and one file holds one simulator's episodes; "
+                "name another --output, or collect anew with --overwrite"
+            )
+        first = len(file["data"])
+        used = {int(demo.attrs["seed"]) for demo in file["data"].values()}
+    seeds = options.seeds(range(first, first + options.num_episodes))
+    if seeds[-1] not in TRAIN_SEEDS or used.intersection(seeds):
+        raise UserError(
+            f"--seed {options.seed} needs the seeds {seeds[0]}-{seeds[-1]} for demonstrations {first} to "
+            f"{first + options.num_episodes - 1}, which {base} holds in part or which are no training seeds; "
+            "give another --seed"
+        )
+    return first
 
 
 def _parts_dir(options: CollectOptions) -> Path:
@@ -194,7 +217,7 @@ def _collect(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) ->
         RecordTask(
             part=part,
             instruction=instruction_for(index),
-            seeds=tuple(options.seed + ATTEMPTS_PER_DEMO * index + attempt for attempt in range(ATTEMPTS_PER_DEMO)),
+            seeds=tuple(options.seeds(range(index, index + 1))),
             max_steps=options.max_steps,
             expert=options.expert(index),
             policy=options.dagger,
@@ -209,7 +232,8 @@ def _collect(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) ->
     with tqdm(total=len(parts), initial=done, unit="demo", desc="collect") as bar, simulator_pool(workers, env) as pool:
         futures: list[Future[list[tuple[int, str]]]] = [pool.submit(record_in_worker, task) for task in tasks]
         try:
-            for _ in as_completed(futures):
+            for future in as_completed(futures):
+                future.result()  # a full disk ends the collection at the first demonstration that meets it
                 bar.update()
             return [reason for future in futures for _, reason in future.result()]
         except BaseException:

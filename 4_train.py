@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vla import gl, stages
-from vla.checkpoint import build_model, export_policy, load_checkpoint, save_checkpoint
+from vla.checkpoint import build_model, export_policy, load_checkpoint, load_parent, save_checkpoint
 from vla.demos import attribute_text, open_demos, warn_of_drift
 from vla.env import VALIDATION_SEEDS, EnvConfig, Simulator, installed_versions
 from vla.errors import UserError, run_script
@@ -48,8 +48,9 @@ class TrainOptions:
     """Folder of the TensorBoard logs."""
     exclude: Path | None = None
     """Text file with the names of demonstrations to leave out, one to a line."""
-    recipe: Literal["auto", "full", "cpu"] = "auto"
-    """full: the report's Table 3 at 224 px; cpu: smaller images, fewer epochs; auto: full where there is a GPU."""
+    recipe: Literal["cpu", "full"] = "cpu"
+    """cpu: what a laptop can afford, and what every result here was measured with; full: the report's Table 3 at
+    224 px, for a GPU, not yet measured."""
     epochs: int | None = None
     """Passes over the data."""
     set: tuple[str, ...] = ()
@@ -75,7 +76,8 @@ class TrainOptions:
     proprioception: bool = False
     """Tell the policy where its hand is and how wide it is open; the report's sees one camera alone."""
     init: Path | None = None
-    """Checkpoint to train on from, such as the policy that --dagger rolled out; it brings its own text embeddings."""
+    """Checkpoint to train on from, such as the policy that --dagger rolled out; it brings its own text embeddings. Not
+    needed to --resume."""
     vision_weights: str = "IMAGENET1K_V1"
     """ResNet18's initial weights: torchvision tag, local file, or 'none'."""
     clip_weights: str = "openai"
@@ -108,6 +110,11 @@ class TrainOptions:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.init is not None and not self.init.is_file():
             raise UserError(f"--init {self.init}: no such checkpoint; train one with: python 4_train.py")
+        beside = self.init is not None and self.init.resolve().parent == self.output_dir.resolve()
+        if self.init is not None and beside and any(map(self.init.match, ("best_model.pth", "last.pth", "epoch_*"))):
+            raise UserError(
+                f"--init {self.init} would be replaced by this training; give another --output-dir, or a copy of it"
+            )
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -115,16 +122,12 @@ class TrainOptions:
 
     def resolve(self) -> Recipe:
         """The recipe with this command line's changes."""
-        name = self.recipe
-        if name == "auto":
-            name = "full" if self.torch_device().type == "cuda" else "cpu"
-            print(f"recipe: {name} ({'a' if name == 'full' else 'no'} GPU)")
         changes = {
             key: getattr(self, key)
             for key in ("epochs", "batch_windows", "learning_rate", "rollout_every")
             if getattr(self, key) is not None
         }
-        return dataclasses.replace(RECIPES[name], **changes).with_changes(self.set)
+        return RECIPES[self.recipe].with_changes(self.set, **changes)
 
     def torch_device(self) -> torch.device:
         """Where to compute."""
@@ -141,6 +144,9 @@ def main(options: TrainOptions) -> None:
         trainer.restore()
     else:
         trainer.initialise()
+        # Of the run that --overwrite replaces: --resume must not go on with it.
+        for old in (trainer.last_path, *options.output_dir.glob("epoch_*.pth")):
+            old.unlink(missing_ok=True)
     for epoch in range(trainer.epochs_done, recipe.epochs):
         trainer.run_epoch(epoch)
     trainer.close()
@@ -149,6 +155,10 @@ def main(options: TrainOptions) -> None:
         export_policy(trainer.best_path, options.export)
         print(f"exported: {options.export} ({options.export.stat().st_size / 1e6:.0f} MB)")
     print(f"best: epoch {best['epoch']}, {best['score_text']} -> {trainer.best_path}")
+
+
+_IDENTITY = ("seed", "restarts", "rollout_episodes", "rollout_steps", "vision_weights", "clip_weights")
+"""Options that a resumed run must share; the rest of its identity is the recipe, the network and the data."""
 
 
 def _refuse_to_clobber(options: TrainOptions) -> None:
@@ -189,6 +199,11 @@ class Trainer:
             self.env_args = str(file["data"].attrs["env_args"])
             spoken = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
             names = {split: loader.selected_names(file, split, options.exclude) for split in ("train", "valid")}
+        if options.num_demos is not None and options.num_demos > len(names["train"]):
+            raise UserError(
+                f"--num-demos {options.num_demos}: {options.data} has {len(names['train'])} for training; "
+                "give fewer, or collect more with: python 1_collect_demos.py --overwrite --num-episodes N"
+            )
         names["train"] = names["train"][: options.num_demos]
         self.instructions = sorted(spoken.union(INSTRUCTIONS))
         config = self.architecture.ModelConfig(
@@ -198,7 +213,7 @@ class Trainer:
             observation_horizon=recipe.observation_horizon,
         )
         self.model_config = config
-        self.parent = None if options.init is None else self._load_parent(options.init)
+        self.parent = None if options.init is None else load_parent(options.init, config)
         picture_px = EnvConfig.from_env_args(self.env_args).image_size_px
         self.margin_px = recipe.augmentation.margin_px(picture_px)
 
@@ -238,7 +253,7 @@ class Trainer:
             "steps_per_epoch": self.steps_per_epoch,
             "bfloat16": self.autocast,
             "init_sha256": None if options.init is None else sha256(options.init),
-        } | {name: getattr(options, name) for name in ("seed", "restarts", "rollout_episodes", "rollout_steps")}
+        } | {name: getattr(options, name) for name in _IDENTITY}
 
     def initialise(self) -> None:
         """Fresh weights, or those of `--init`."""
@@ -258,18 +273,6 @@ class Trainer:
         self.model.fit_language(embeddings)
         self._prepare([])
 
-    def _load_parent(self, path: Path) -> dict[str, Any]:
-        parent = load_checkpoint(path)
-        theirs, ours = parent["model_config"], self.model_config.to_dict()
-        differ = [
-            f"{name} {theirs.get(name)}, here {value}" for name, value in ours.items() if theirs.get(name) != value
-        ]
-        if differ:
-            raise UserError(
-                f"--init {path} is another network ({'; '.join(differ)}); give the recipe and options of its training"
-            )
-        return parent
-
     def restore(self) -> None:
         """The state at the end of the last finished epoch.
 
@@ -283,6 +286,8 @@ class Trainer:
                 f"{self.last_path} holds a policy without its optimiser, such as best_model.pth; "
                 "put the run's own last.pth back, or start anew with --overwrite"
             )
+        if self.options.init is None:  # a run that goes on need not be told again what it grew from
+            self.identity["init_sha256"] = training["identity"].get("init_sha256")
         for what, here in self.identity.items():
             if training["identity"].get(what) != here:
                 raise UserError(
@@ -360,13 +365,15 @@ class Trainer:
         losses = self._losses(batch, images)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_gradient_norm)
-        self.optimiser.step()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_gradient_norm))
+        values = {name: float(value.detach()) for name, value in losses._asdict().items()} | {"gradient_norm": norm}
         self.step += 1
-        values = {name: float(value.detach()) for name, value in losses._asdict().items()}
-        if not math.isfinite(values["total"]):
-            raise UserError(f"the loss became {values['total']} at step {self.step}; try a smaller --learning-rate")
-        values["gradient_norm"] = float(norm)
+        if not (math.isfinite(values["total"]) and math.isfinite(norm)):  # before the weights take it on
+            raise UserError(
+                f"step {self.step}: the loss became {values['total']}, its gradient's norm {norm}; "
+                "start anew with a smaller --learning-rate and --overwrite"
+            )
+        self.optimiser.step()
         self.log.step(self.step, self.learning_rate, values)
         return values
 
@@ -472,10 +479,12 @@ class Trainer:
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: always on CUDA, on a CPU only where it multiplies it natively (twice as fast)."""
+    """Whether to compute in bfloat16: where the hardware multiplies it natively (on a CPU twice as fast)."""
     if precision != "auto":
         return precision == "bfloat16"
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 if __name__ == "__main__":

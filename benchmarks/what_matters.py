@@ -81,7 +81,7 @@ ARMS = {
         step_cost=2.8,
     ),
     "report": Arm(
-        "the report's recipe taken literally: 50 clean demonstrations, MSE, average pooling, ten frames",
+        "the report's choices: 50 clean demonstrations, MSE, average pooling, ten frames",
         50,
         NO_NOISE,
         REPORT,
@@ -113,9 +113,19 @@ class BenchmarkOptions:
         if unknown:
             raise UserError(f"--arms {' '.join(sorted(unknown))}: unknown; choose from {' '.join(ARMS)}")
 
+    def settings(self) -> dict[str, int]:
+        """What arms must share to be compared."""
+        return {name: getattr(self, name) for name in ("steps", "num_episodes", "max_steps")}
+
 
 def main(options: BenchmarkOptions) -> None:
     results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
+    for name, result in results.items():
+        if result["settings"] != options.settings():
+            raise UserError(
+                f"{options.output}: {name} was measured with {result['settings']}, asked for {options.settings()}; "
+                "give the same numbers, or another --output"
+            )
     for name in options.arms:
         if name in results:
             print(f"{name}: already measured")
@@ -150,6 +160,10 @@ def _measure(name: str, arm: Arm, options: BenchmarkOptions) -> dict[str, Any]:
         "lifted": sum(episode["success"] for episode in evaluation["episodes"]),
         "episodes": len(evaluation["episodes"]),
         "grasped": sum(episode["grasped"] for episode in evaluation["episodes"]),
+        "closures": sum(episode["gripper_closures"] for episode in evaluation["episodes"]),
+        "drops": sum(episode["drops"] for episode in evaluation["episodes"]),
+        "settings": options.settings(),
+        "versions": evaluation["versions"],
         **_offline(folder, arm),
         "reported_success_rate": evaluation["reported_success_rate"],
         "weights": evaluation["weights"],
@@ -161,6 +175,7 @@ def _offline(folder: Path, arm: Arm) -> dict[str, Any]:
     """The error of the first action on validation demonstrations: less subject to chance than 50 episodes are."""
     last = json.loads((folder / "history.json").read_text())[-1]
     return {
+        "position_error_cm": last["valid/position_error_cm"],
         "first_motion": last["valid/first_motion"],
         "first_gripper_accuracy": last["valid/first_gripper_accuracy"],
         "own_validation": bool(arm.collect or arm.dagger),

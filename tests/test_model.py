@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import resource
 import socket
 import threading
 import time
@@ -13,15 +15,19 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import vla.text
 from tests.conftest import ROOT
 from vla import stages
-from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, save_checkpoint
+from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, load_parent, save_checkpoint
 from vla.env import Observation, Simulator
 from vla.errors import UserError
+from vla.files import SHIPPED
 from vla.instructions import INSTRUCTIONS
 from vla.policy import ControlConfig, PolicyActor
 from vla.preprocess import ImageSpec, prepare
+from vla.recipes import RECIPES
 from vla.text import InstructionEmbeddings, TextEncoder
 from vla.weights import is_reachable, load_vision_weights
 
@@ -281,6 +287,53 @@ def test_vision_weights_from_a_local_file(tmp_path: Path) -> None:
         load_vision_weights(model.vision, str(path))
     with pytest.raises(UserError, match="IMAGENET1K_V1"):
         load_vision_weights(model.vision, "imagenet")
+
+
+@pytest.mark.parametrize(("tag", "quick_gelu"), [("openai", True), ("laion2b_s34b_b79k", False)])
+def test_downloaded_and_cached_text_weights_are_the_same_function(
+    tag: str, quick_gelu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    path = tmp_path / "open_clip_model.safetensors"
+    built = open_clip.create_model("ViT-B-32", force_quick_gelu=quick_gelu)
+    save_file(built.state_dict(), path)
+    create = open_clip.create_model
+    monkeypatch.setattr(vla.text, "is_reachable", lambda url: True)
+    # The hub's part of a download: the tag's file, wherever it comes from.
+    monkeypatch.setattr(
+        open_clip, "create_model", lambda name, pretrained, **rest: create(name, pretrained=str(path), **rest)
+    )
+    downloaded = TextEncoder.load(tag)
+    monkeypatch.setattr(vla.text, "_cached", lambda repository: str(path))
+    cached = TextEncoder.load(tag)
+    assert downloaded.identity == cached.identity
+    with torch.no_grad():
+        expected = built.encode_text(open_clip.get_tokenizer("ViT-B-32")(["Lift the red cube"]))
+    for encoder in (downloaded, cached):
+        torch.testing.assert_close(encoder(["Lift the red cube"]), expected)
+
+
+def test_training_can_begin_from_the_shipped_policy() -> None:
+    """Its configuration was stored before every field of today's was there."""
+    config = architecture.ModelConfig(image=RECIPES["cpu"].image, observation_horizon=1)
+    assert load_parent(SHIPPED, config)["model_config"]["pooling"] == "keypoints"
+    with pytest.raises(UserError, match=r"another network .*pooling"):
+        load_parent(SHIPPED, dataclasses.replace(config, pooling="average"))
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # larger files fail as on a full disk
+    try:
+        with pytest.raises(OSError, match="disk full"):
+            save_checkpoint(path, {"model": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
+    assert path.read_bytes() == b"old"
 
 
 def test_text_weights_from_a_local_file_and_their_mismatch(text: TextEncoder, tmp_path: Path) -> None:

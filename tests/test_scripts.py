@@ -20,6 +20,8 @@ import torch
 
 from tests.conftest import ROOT, assert_user_error, run_script
 from vla.demos import demo_names
+from vla.env import Simulator
+from vla.expert import ExpertActor, ExpertConfig
 from vla.files import sha256
 from vla.instructions import INSTRUCTIONS
 
@@ -109,7 +111,7 @@ def test_killed_collection_continues_to_the_same_episodes(workspace: Path, tmp_p
                 np.testing.assert_array_equal(here[f"data/{name}/{key}"], there[f"data/{name}/{key}"])
 
 
-def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tmp_path: Path) -> None:
+def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tmp_path: Path, sim: Simulator) -> None:
     data = tmp_path / "demos.hdf5"
     shutil.copy(workspace / "data/lift_demos.hdf5", data)
     arguments = (
@@ -136,11 +138,16 @@ def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tm
             assert b"policy" not in sources[handover:]
             # The labels are the expert's, also where the policy acted.
             assert not np.array_equal(demo["actions"][:handover], demo["executed_actions"][:handover])
+            seen = sim.reset(int(demo.attrs["seed"]))
+            np.testing.assert_array_equal(demo["actions"][0], ExpertActor(ExpertConfig()).act(seen).label)
             assert demo.attrs["success"]
     again = run_script(ROOT / "1_collect_demos.py", *arguments, cwd=tmp_path)
     assert "already complete" in again.stdout
     missing = ("--dagger", tmp_path / "none.pth", "--output", data)
     assert_user_error(run_script(ROOT / "1_collect_demos.py", *missing, cwd=tmp_path), "none.pth", "4_train.py")
+    # Numbered from where the file ends, these would be seeds that are kept for validation.
+    beyond = run_script(ROOT / "1_collect_demos.py", *arguments, "--seed", "999980", cwd=tmp_path)
+    assert_user_error(beyond, "--seed 999980", "give another --seed")
 
 
 def test_every_instruction_is_run_and_reported_and_blindness_is_told(workspace: Path, tmp_path: Path) -> None:
@@ -171,6 +178,33 @@ def test_training_goes_on_from_a_checkpoint(workspace: Path, tmp_path: Path) -> 
         torch.testing.assert_close(child["model"][name], before["model"][name], rtol=0, atol=1e-5)
     other = run_script(ROOT / "4_train.py", *arguments, "--pooling", "average", "--overwrite", cwd=tmp_path)
     assert_user_error(other, "--init", "average")
+    resumed = run_script(
+        *(ROOT / "4_train.py", *QUICK_TRAINING, "--data", workspace / "data/lift_demos.hdf5", "--epochs", "1"),
+        *("--learning-rate", "1e-6", "--resume"),
+        cwd=tmp_path,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    own = run_script(ROOT / "4_train.py", "--init", "checkpoints/best_model.pth", "--overwrite", cwd=tmp_path)
+    assert_user_error(own, "would be replaced")
+    many = run_script(
+        ROOT / "4_train.py",
+        "--data",
+        workspace / "data/lift_demos.hdf5",
+        "--num-demos",
+        "9",
+        "--overwrite",
+        cwd=tmp_path,
+    )
+    assert_user_error(many, "--num-demos 9", "has 2")
+
+
+def test_a_diverging_run_stops_before_its_weights_are_spoilt(workspace: Path, tmp_path: Path) -> None:
+    arguments = (*QUICK_TRAINING, "--data", workspace / "data/lift_demos.hdf5")
+    shutil.copytree(workspace / "checkpoints", tmp_path / "checkpoints")
+    done = run_script(ROOT / "4_train.py", *arguments, "--learning-rate", "1e30", "--overwrite", cwd=tmp_path)
+    assert_user_error(done, "the loss became", "--learning-rate", "--overwrite")
+    # The run that was to be replaced must not look like one that --resume could finish.
+    assert not (tmp_path / "checkpoints/last.pth").exists()
 
 
 def test_exported_policy_is_half_the_size_and_runs(workspace: Path, tmp_path: Path) -> None:
@@ -296,6 +330,7 @@ def test_evaluation_of_an_instruction_that_training_never_saw(workspace: Path) -
         ("4_train.py", ("--set", "colour=red"), ("colour=red", "auxiliary_weight")),
         ("4_train.py", ("--set", "stride=one"), ("stride=one", "name=value")),
         ("4_train.py", ("--set", "gripper_loss=l1"), ("gripper_loss",)),
+        ("4_train.py", ("--set", "max_gradient_norm=-1"), ("max_gradient_norm",)),
         ("4_train.py", ("--resume", "--overwrite"), ("contradict",)),
         ("4_train.py", ("--init", "none.pth"), ("none.pth", "4_train.py")),
         ("5_evaluate.py", ("--checkpoint", "none.pth"), ("none.pth", "4_train.py")),

@@ -24,7 +24,10 @@ _REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "langu
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint; `content` holds at least the keys in `_REQUIRED`."""
     with atomic_path(path) as temporary:
-        torch.save({"format_version": FORMAT_VERSION, **content}, temporary)
+        try:
+            torch.save({"format_version": FORMAT_VERSION, **content}, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full?") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -50,6 +53,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     content: dict[str, Any] = stored
     return content
+
+
+def load_parent(path: Path, config: Any) -> dict[str, Any]:
+    """The checkpoint that a training of a network of `config` (`ModelConfig`) begins from.
+
+    Raises:
+        UserError: it holds another network.
+    """
+    parent = load_checkpoint(path)
+    # Through ModelConfig, so that an older checkpoint's missing fields have the values that it was built with.
+    theirs, ours = type(config).from_dict(parent["model_config"]).to_dict(), config.to_dict()
+    differ = [f"{name} {theirs[name]}, here {value}" for name, value in ours.items() if theirs[name] != value]
+    if differ:
+        raise UserError(
+            f"--init {path} is another network ({'; '.join(differ)}); give the recipe and options of its training"
+        )
+    return parent
 
 
 def export_policy(source: Path, target: Path) -> None:

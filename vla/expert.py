@@ -1,8 +1,9 @@
 """The scripted expert: the four phases of report sec. 3.2.
 
 It answers from any state: every call looks at the state first, so a miss, a slip or a push sends it
-back to the approach, gripper open, for another grasp. Its motion before the grasp depends on the present
-state alone, and smoothly, so that a policy can learn it from what it sees.
+back to the approach, gripper open, for another grasp. Its motion before the grasp depends smoothly on the present
+state, so that a policy can learn it from what it sees; but for half-closed fingers at the cube, which go on closing
+where they were closing, and open where they were opening: a single picture does not show which.
 """
 
 from __future__ import annotations

@@ -66,6 +66,9 @@ class Recipe:
         for name in ("history_dropout", "chunk_discount", "warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("weight_decay", "max_gradient_norm", "gripper_weight", "auxiliary_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be a number of at least 0, got {getattr(self, name)}")
         if self.gripper_loss not in ("cross-entropy", "mse"):
             raise UserError(f"gripper_loss must be cross-entropy or mse, got {self.gripper_loss}")
         if not 0 < self.min_learning_rate <= self.learning_rate:
@@ -81,14 +84,14 @@ class Recipe:
         low, high = self.min_learning_rate, self.learning_rate
         return warmth * (low + (high - low) * (1 + cosine) / 2)
 
-    def with_changes(self, changes: Sequence[str]) -> Recipe:
-        """This recipe with `name=value` changes of its numbers.
+    def with_changes(self, changes: Sequence[str], **options: Any) -> Recipe:
+        """This recipe with `name=value` changes of its numbers, and those that are options of their own.
 
         Raises:
             UserError: an unknown name, or a value of another kind.
         """
         kinds = {key: type(value) for key, value in vars(self).items() if isinstance(value, (int, float, str))}
-        parsed: dict[str, Any] = {}
+        parsed = dict(options)
         for change in changes:
             name, _, text = change.partition("=")
             try:

@@ -43,7 +43,7 @@ class TextEncoder(nn.Module):
         if source == NONE:
             return cls._untrained("--clip-weights none")
         if Path(source).is_file():
-            return cls._from_file(Path(source), f"file {Path(source).name}")
+            return cls._pretrained(source, f"file {Path(source).name}", quick_gelu=True)
         config = open_clip.get_pretrained_cfg(MODEL_NAME, source)
         if not config:
             tags = open_clip.list_pretrained_tags_by_model(MODEL_NAME)
@@ -51,16 +51,17 @@ class TextEncoder(nn.Module):
                 f"--clip-weights {source}: neither a file nor one of open_clip's tags {tags}; use one, or 'none'"
             )
         repository = config.get("hf_hub", "").rstrip("/")
+        quick_gelu = bool(config.get("quick_gelu", False))
         cached = _cached(repository)
         if cached:
-            return cls._from_file(cached, f"open_clip {source}")
+            return cls._pretrained(cached, f"open_clip {source}", quick_gelu)
         if not is_reachable(constants.ENDPOINT if repository else config["url"]):
             return cls._untrained(f"no network for {source}")
         try:
-            clip = open_clip.create_model(MODEL_NAME, pretrained=source)
+            clip = _build(source, quick_gelu)
         except (OSError, RuntimeError) as error:
             return cls._untrained(f"{source} could not be downloaded: {str(error).splitlines()[0]}")
-        return cls(clip, {"source": f"open_clip {source}", "pretrained": True})
+        return cls(clip, {"source": f"open_clip {source}", "pretrained": True, "quick_gelu": quick_gelu})
 
     @classmethod
     def matching(cls, identity: Identity, source: str) -> TextEncoder:
@@ -70,7 +71,7 @@ class TextEncoder(nn.Module):
             UserError: `source` gives another one here; its embeddings would mean nothing to the policy.
         """
         encoder = cls._untrained(identity["why"]) if not identity["pretrained"] else cls.load(source)
-        if encoder.identity["sha256"] != identity["sha256"]:
+        if _function(encoder.identity) != _function(identity):
             raise UserError(
                 f"the checkpoint was trained with a text encoder that is {describe(identity)}, but here it is "
                 f"{describe(encoder.identity)}; give the same weights with --clip-weights"
@@ -88,18 +89,18 @@ class TextEncoder(nn.Module):
     def _untrained(cls, why: str) -> TextEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(UNTRAINED_SEED)
-            clip = _build(None)
+            clip = _build(None, quick_gelu=True)
         return cls(clip, untrained("the text encoder", why, UNTRAINED_SEED))
 
     @classmethod
-    def _from_file(cls, path: Path, source: str) -> TextEncoder:
+    def _pretrained(cls, path: str, source: str, quick_gelu: bool) -> TextEncoder:
         try:
-            clip = _build(str(path))
+            clip = _build(path, quick_gelu)
         except Exception as error:  # open_clip raises whatever the format of a broken file provokes
             raise UserError(
                 f"{path} does not hold CLIP {MODEL_NAME} weights ({type(error).__name__}: {error})"
             ) from None
-        return cls(clip, {"source": source, "pretrained": True})
+        return cls(clip, {"source": source, "pretrained": True, "quick_gelu": quick_gelu})
 
 
 class InstructionEmbeddings:
@@ -124,15 +125,22 @@ class InstructionEmbeddings:
         return self._known[instruction]
 
 
-def _build(pretrained: str | None) -> nn.Module:
-    """open_clip's model; OpenAI's weights were trained with QuickGELU, which only their tag implies."""
+def _build(pretrained: str | None, quick_gelu: bool) -> nn.Module:
+    """open_clip's model. Its activation must be given: OpenAI's weights were trained with QuickGELU, and for their tag
+    open_clip builds GELU and only warns; the same weights would then mean something else."""
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that no pretrained weights are loaded; so do we
-    return open_clip.create_model(MODEL_NAME, pretrained=pretrained, force_quick_gelu=True)
+    return open_clip.create_model(MODEL_NAME, pretrained=pretrained, force_quick_gelu=quick_gelu)
 
 
-def _cached(repository: str) -> Path | None:
+def _function(identity: Identity) -> tuple[str, bool]:
+    """What decides an encoder's embeddings: its weights, and its activation (QuickGELU where an older checkpoint
+    does not say)."""
+    return identity["sha256"], identity.get("quick_gelu", True)
+
+
+def _cached(repository: str) -> str | None:
     for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
         found = try_to_load_from_cache(repository, name) if repository else None
         if isinstance(found, str):
-            return Path(found)
+            return found
     return None
