@@ -17,7 +17,7 @@ from PIL import Image
 from vla.evaluation import PHASES, EpisodeResult
 from vla.files import atomic_path, write_text
 from vla.perturb import AXES
-from vla.stats import markdown_table, rate, success_interval
+from vla.stats import markdown_table, percent_bounds, rate, share, success_interval
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -106,8 +106,7 @@ def rate_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
     count = len(results)
 
     def line(what: str, met: Sequence[bool]) -> tuple[str, str, str]:
-        low, high = success_interval(sum(met), count)
-        return what, f"{sum(met)}/{count} = {sum(met) / count:.0%}", f"{low:.1%} to {high:.1%}"
+        return what, share(sum(met), count), " to ".join(percent_bounds(sum(met), count))
 
     return [
         line("true success, by the verdict", [r.success for r in results]),
