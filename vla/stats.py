@@ -33,6 +33,13 @@ def rate(successes: int, trials: int) -> str:
     return f"{share(successes, trials)} [{', '.join(percent_bounds(successes, trials))}]"
 
 
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p of McNemar's test: were two policies equally good, an episode that only one lifts would be
+    either's with probability one half."""
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
 def share(successes: int, trials: int) -> str:
     """'7/10 = 70%', '2/3 = 66.7%'; none but all of them is 100%, none but not one is 0%."""
     percent = 100 * successes / trials
@@ -48,8 +55,8 @@ def share(successes: int, trials: int) -> str:
 def percent_bounds(successes: int, trials: int) -> tuple[str, str]:
     """The interval's bounds in per cent, rounded outwards: what is printed never claims more than what is known."""
     low, high = success_interval(successes, trials)
-    tenths = math.floor(1000 * low), math.ceil(1000 * high)
-    return "0%" if tenths[0] == 0 else f"{tenths[0] / 10:.1f}%", "100%" if tenths[1] == 1000 else f"{tenths[1] / 10:.1f}%"
+    floor, ceiling = math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10
+    return "0%" if floor == 0 else f"{floor:.1f}%", "100%" if ceiling == 100 else f"{ceiling:.1f}%"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
