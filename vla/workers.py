@@ -5,6 +5,7 @@ Spawned, not forked: a GL context made before a fork crashes the child.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -47,8 +48,8 @@ class SimulatorWorkers:
         BrokenProcessPool: workers die before they have a simulator.
     """
 
-    def __init__(self, count: int, config: EnvConfig) -> None:
-        self._count, self._config = count, config
+    def __init__(self, count: int, config: EnvConfig, draws: bool = True) -> None:
+        self._count, self._config, self._draws = count, config, draws
 
     def __enter__(self) -> SimulatorWorkers:
         self._start()
@@ -102,7 +103,7 @@ class SimulatorWorkers:
         return []
 
     def _start(self) -> None:
-        self._pool = simulator_pool(self._count, self._config)
+        self._pool = simulator_pool(self._count, self._config, self._draws)
         first, *_ = [self._pool.submit(os.getpid) for _ in range(self._count)]  # starts all of them
         first.result()
 
@@ -117,6 +118,8 @@ def _initialise(config: EnvConfig, draws: bool) -> None:
     global _simulator
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=die_with_parent, daemon=True).start()
+    if draws:
+        importlib.import_module("torchvision")  # loaded behind the GL libraries instead, it crashes (torch 2.12, Mesa)
     _simulator = Simulator(config, draws)
 
 
