@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -61,7 +62,7 @@ def results_json(
         "versions": run_versions(),
         "env_args": env.to_env_args(),
         "thresholds": dataclasses.asdict(Thresholds()),
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        "options": json.loads(json.dumps(options, default=str)),  # paths as text, those in a pair too
         "success_rate": successes / len(results),
         "success_interval_95": success_interval(successes, len(results)),
         "reported_success_rate": reported / len(results),
