@@ -17,51 +17,38 @@ import dataclasses
 import itertools
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from vla import gl
 from vla.checkpoint import (
     build_model,
     instruction_embeddings,
     load_checkpoint,
-    load_policy,
     provenance,
     warn_of_drift,
 )
-from vla.compare import compare
-from vla.env import TEST_SEEDS, EnvConfig, installed_versions
+from vla.compare import COMPARE_VERSION, check_same_episodes, compare
+from vla.env import TEST_SEEDS, VALIDATION_SEEDS, EnvConfig
 from vla.episodes import rejudge_file, write_episodes
 from vla.errors import UserError, run_script
-from vla.evaluation import (
-    EpisodeResult,
-    EvalTask,
-    Recording,
-    evaluate_in_worker,
-    failure_table,
-    instruction_table,
-    report_table,
-)
+from vla.evaluation import EvalTask, failure_table, instruction_table, push_line, report_table
+from vla.evaluator import Episode, Evaluator, evaluator
 from vla.files import default_checkpoint, sha256, write_text
-from vla.inference import BATCH, InferenceServer
 from vla.instructions import INSTRUCTIONS
 from vla.perturb import Perturbation, parse_perturbations
+from vla.perturbed import NONE, measured_cell, perturbation_table, read_cells, write_cells, write_perturbation_plot
 from vla.policy import ControlConfig
-from vla.report import perturbation_table, write_perturbation_plot, write_report
-from vla.stats import rate, success_interval
+from vla.report import write_report
+from vla.results import results_json, run_versions
+from vla.stats import rate
 from vla.text import EMBEDDING_DIM
-from vla.workers import simulator_pool
+from vla.verdict import Thresholds
 
-RESULTS_VERSION = 2
+SEEDS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 
 
 @dataclass(frozen=True)
@@ -85,15 +72,18 @@ class EvaluateOptions:
     instruction: str = "Pick up the cube"
     """What the policy is told."""
     every_instruction: bool = False
-    """Run the episodes once with each of the eight training instructions instead, and report each."""
+    """Run that many episodes with each of the eight training instructions instead, each with seeds of its own, and
+    report each."""
     blind: bool = False
     """Show the policy black pictures, as a control: it should lift nothing."""
     push_test: bool = False
     """After a success, push the held cube with ten times its weight, six ways, on a copy of the state."""
     max_steps: int = 200
     """Control steps (20 per second) after which an episode has failed."""
-    seed: int = TEST_SEEDS.start
-    """Seed of the first episode; the next ones follow."""
+    split: Literal["test", "validation"] = "test"
+    """Which seeds: test, for what is reported; validation, for choosing between checkpoints, as training does."""
+    seed: int | None = None
+    """Seed of the first episode, the next ones follow; None: the split's first."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
     inference: Literal["auto", "workers", "shared"] = "auto"
@@ -116,10 +106,12 @@ class EvaluateOptions:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not self.instruction.strip():
             raise UserError('--instruction is empty; say what to do, such as "Pick up the cube"')
-        if self.seed not in TEST_SEEDS or self.seed + self.num_episodes - 1 not in TEST_SEEDS:
+        first, last = self.seeds()
+        allowed = SEEDS[self.split]
+        if first not in allowed or last not in allowed:
             raise UserError(
-                f"--seed {self.seed}: test episodes have seeds {TEST_SEEDS.start}-{TEST_SEEDS.stop - 1}; "
-                "smaller ones were free for training and for choosing the checkpoint"
+                f"--seed {first}: --split {self.split} has the seeds {allowed.start}-{allowed.stop - 1}, and these "
+                f"episodes would have {first}-{last}; seeds that chose a checkpoint must not test it"
             )
         if self.policy != "checkpoint" and (self.blind or self.compare is not None):
             raise UserError(
@@ -136,8 +128,13 @@ class EvaluateOptions:
         """What is done with the predicted chunks."""
         return ControlConfig(self.execute_steps, self.ensemble_decay)
 
+    def seeds(self) -> tuple[int, int]:
+        """The first and the last."""
+        first = SEEDS[self.split].start if self.seed is None else self.seed
+        return first, first + self.num_episodes * len(self.instructions()) - 1
+
     def instructions(self) -> tuple[str, ...]:
-        """What the policy is told, one run over the episodes for each."""
+        """What the policy is told; `num_episodes` episodes each."""
         return INSTRUCTIONS if self.every_instruction else (self.instruction,)
 
     def spoken(self) -> str:
@@ -204,36 +201,41 @@ def _subject(options: EvaluateOptions, path: Path) -> Subject:
     )
 
 
-def _evaluate(options: EvaluateOptions, subject: Subject) -> list[tuple[EpisodeResult, Recording]]:
+def _evaluate(options: EvaluateOptions, subject: Subject) -> list[Episode]:
     """Run the episodes and write everything about them into the output directory."""
-    with _workers(options, subject) as workers:
+    with _evaluator(options, subject) as runner:
         _remove_old_results(options.output_dir)
-        episodes = _run(options, subject, workers)
+        episodes = runner.run(_tasks(options, subject), "evaluate")
     results = [result for result, _ in episodes]
+    seeds = "{}-{}".format(*options.seeds())
+    facts = subject.facts | {"split": options.split} | runner.facts
+    videos = [
+        _video(options, number) if options.videos and result.steps else None
+        for number, result in enumerate(results, start=1)
+    ]
+    push = push_line(results) if options.push_test else None
     tables = [report_table(results)]
     if options.every_instruction:
         tables.append(instruction_table(results))
     if not all(result.success for result in results):
         tables.append(failure_table(results))
-    last_seed = options.seed + options.num_episodes - 1
-    facts = subject.facts
-    summary = f"{options.spoken()}, seeds {options.seed}-{last_seed}; weights: {facts['weights']}"
-    content = _as_json(options, subject, results)
+    tables.extend([push] if push else [])
+    tables.append(f"{options.spoken()}, {options.split} seeds {seeds}; weights: {facts['weights']}")
+    told = dataclasses.asdict(options) | {"seed": options.seeds()[0]}
+    content = results_json(facts, told, subject.env, results, videos)
     write_text(options.output_dir / "results.json", json.dumps(content, indent=1, allow_nan=False))
-    write_text(options.output_dir / "results.md", "\n\n".join([*tables, summary]) + "\n")
+    write_text(options.output_dir / "results.md", "\n\n".join(tables) + "\n")
     write_episodes(options.output_dir / "episodes.hdf5", subject.env, episodes)
     write_report(
         options.output_dir / "report.html",
         f"{facts['policy']} on Lift: {sum(result.success for result in results)} of {len(results)} truly lifted",
         {name.replace("_", " "): str(value) for name, value in facts.items()}
-        | {"told": options.spoken(), "seeds": f"{options.seed}-{last_seed}"}
-        | installed_versions(),
+        | {"told": options.spoken(), "seeds": seeds}
+        | run_versions(),
         results,
         [recording.strip for _, recording in episodes],
-        [
-            _video(options, number) if options.videos and result.steps else None
-            for number, result in enumerate(results, start=1)
-        ],
+        videos,
+        push,
     )
     return episodes
 
@@ -250,58 +252,52 @@ def _rejudge(path: Path) -> None:
 
 
 def _compare(options: EvaluateOptions, *paths: Path) -> None:
-    runs = []
     subjects = [_subject(options, path) for path in paths]
+    check_same_episodes(paths, [subject.env for subject in subjects])
+    runs = []
     for side, subject in zip("ab", subjects, strict=True):
         folder = dataclasses.replace(options, output_dir=options.output_dir / side)
         runs.append([result for result, _ in _evaluate(folder, subject)])
     content, text = compare([str(path) for path in paths], *runs)
-    write_text(options.output_dir / "compare.json", json.dumps(content, indent=1))
+    told = {"compare_version": COMPARE_VERSION, "subjects": [subject.facts for subject in subjects]} | _asked(options)
+    write_text(options.output_dir / "compare.json", json.dumps(told | content, indent=1))
     write_text(options.output_dir / "compare.md", text + "\n")
     print(f"\n{text}\n\nresults: {options.output_dir / 'compare.json'}, each with pictures in a/ and b/ beside it")
 
 
-def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Perturbation]) -> None:
-    path = options.output_dir / "perturb.json"
-    asked = {
-        "subject": subject.facts,
-        "versions": installed_versions(),
+def _asked(options: EvaluateOptions) -> dict[str, Any]:
+    """What decides about the episodes besides the policy; for the files of --compare and --perturb."""
+    return {
+        "versions": run_versions(),
         "told": options.spoken(),
-        "seeds": [options.seed, options.seed + options.num_episodes - 1],
+        "split": options.split,
+        "seeds": options.seeds(),
         "max_steps": options.max_steps,
         "control": dataclasses.asdict(options.control()),
+        "thresholds": dataclasses.asdict(Thresholds()),
     }
-    cells = _measured_cells(path, asked)
-    with _workers(options, subject) as workers:
-        for perturbation in (None, *perturbations):
-            name = "none" if perturbation is None else str(perturbation)
-            if name in cells:
-                print(f"{name}: already measured")
-                continue
-            episodes = _run(dataclasses.replace(options, videos=False), subject, workers, perturbation)
-            results = [result for result, _ in episodes]
-            failed = Counter(str(result.failed) for result in results if not result.success)
-            lifted = sum(result.success for result in results)
-            cells[name] = {"lifted": lifted, "episodes": len(results), "failed": dict(failed.most_common())}
-            write_text(path, json.dumps({**asked, "cells": cells}, indent=1))
-            print(f"{name}: {rate(lifted, len(results))}")
+
+
+def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Perturbation]) -> None:
+    path = options.output_dir / "perturb.json"
+    asked = {"subject": subject.facts} | _asked(options)
+    cells = read_cells(path, asked)
+    try:
+        with _evaluator(options, subject) as runner:
+            for perturbation in (None, *perturbations):
+                name = NONE if perturbation is None else str(perturbation)
+                if name in cells:
+                    print(f"{name}: already measured")
+                    continue
+                tasks = _tasks(dataclasses.replace(options, videos=False), subject, perturbation)
+                cells[name] = measured_cell(perturbation, [result for result, _ in runner.run(tasks, name)])
+                write_cells(path, asked, cells)
+                print(f"{name}: {rate(cells[name]['lifted'], cells[name]['episodes'])}")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("run the same command again; it continues with the missing cells") from None
     write_text(path.with_suffix(".md"), perturbation_table(cells) + "\n")
     write_perturbation_plot(path.with_suffix(".png"), cells)
     print(f"\n{perturbation_table(cells)}\n\nresults: {path}, {path.with_suffix('.png')}")
-
-
-def _measured_cells(path: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a stopped run of the same question has measured already."""
-    if not path.exists():
-        return {}
-    try:
-        stored = json.loads(path.read_text())
-        cells: dict[str, dict[str, Any]] = stored.pop("cells")
-    except (ValueError, AttributeError, KeyError):
-        raise UserError(f"{path} is damaged, or is no result of --perturb; move it away, then start again") from None
-    if stored != asked:
-        raise UserError(f"{path} is of another run; give another --output-dir, or move the file away")
-    return cells
 
 
 def _video(options: EvaluateOptions, number: int) -> Path:
@@ -316,95 +312,31 @@ def _remove_old_results(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Who runs the episodes."""
-
-    pool: ProcessPoolExecutor
-    server: str | None
-    """Address of the inference server; None: the workers compute for themselves."""
+def _evaluator(options: EvaluateOptions, subject: Subject) -> AbstractContextManager[Evaluator]:
+    workers = min(options.workers, options.num_episodes * len(subject.told))
+    checkpoint = subject.checkpoint if subject.policy == "checkpoint" else None
+    return evaluator(workers, subject.env, checkpoint, options.inference)
 
 
-@contextmanager
-def _workers(options: EvaluateOptions, subject: Subject) -> Iterator[Workers]:
-    """Simulator workers; what they have not begun is forgotten when something fails."""
-    gl.select_backend()
-    episodes = options.num_episodes * len(subject.told)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shared = options.inference == "shared" or (options.inference == "auto" and device.type == "cuda")
-    server = None
-    if shared and subject.policy == "checkpoint":
-        # Batches have a fixed size; a CPU would pay for the rows that nobody asked for (LOG.md), so there it is one.
-        model, _ = load_policy(subject.checkpoint, device)
-        server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)
-    with simulator_pool(min(options.workers, episodes), subject.env) as pool:
-        try:
-            yield Workers(pool, None if server is None else server.address)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            if server is not None:
-                server.close()
-
-
-def _run(
-    options: EvaluateOptions, subject: Subject, workers: Workers, perturbation: Perturbation | None = None
-) -> list[tuple[EpisodeResult, Recording]]:
-    """The episodes in the order of their seeds, for each instruction, whatever the number of workers."""
-    numbered = enumerate(itertools.product(subject.told, range(options.num_episodes)), start=1)
-    tasks = [
+def _tasks(options: EvaluateOptions, subject: Subject, perturbation: Perturbation | None = None) -> list[EvalTask]:
+    """The episodes of each instruction, every one with a seed of its own: they are independent trials."""
+    numbered = enumerate(itertools.product(subject.told, range(options.num_episodes)))
+    return [
         EvalTask(
             policy=subject.policy,
             checkpoint=subject.checkpoint,
             embedding=subject.told[instruction],
-            seed=options.seed + index,
+            seed=options.seeds()[0] + number,
             instruction=instruction,
             max_steps=options.max_steps,
             control=options.control(),
-            video=_video(options, number) if options.videos else None,
+            video=_video(options, number + 1) if options.videos else None,
             blind=options.blind,
             push=options.push_test,
             perturbation=perturbation,
-            server=workers.server,
         )
-        for number, (instruction, index) in numbered
+        for number, (instruction, _) in numbered
     ]
-    futures = [workers.pool.submit(evaluate_in_worker, task) for task in tasks]
-    label = "evaluate" if perturbation is None else str(perturbation)
-    lifted = 0
-    with tqdm(total=len(tasks), unit="episode", desc=label) as bar:
-        for future in as_completed(futures):
-            lifted += future.result()[0].success
-            bar.update()
-            bar.set_postfix_str(f"{lifted} lifted")
-    return [future.result() for future in futures]
-
-
-def _as_json(options: EvaluateOptions, subject: Subject, results: list[EpisodeResult]) -> dict[str, Any]:
-    """Everything but wall-clock times is the same for the same command on the same machine; those are in `timing`."""
-    successes = sum(result.success for result in results)
-    times = [result.inference_ms for result in results]
-    episodes = []
-    for number, result in enumerate(results, start=1):
-        episode = dataclasses.asdict(result)
-        del episode["inference_ms"]
-        episode["video"] = str(_video(options, number)) if options.videos and result.steps else None
-        episodes.append(episode)
-    return {
-        "results_version": RESULTS_VERSION,
-        **subject.facts,
-        "versions": installed_versions(),
-        "options": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(options).items()
-        },
-        "success_rate": successes / len(results),
-        "success_interval_95": success_interval(successes, len(results)),
-        "reported_success_rate": sum(result.reported_success for result in results) / len(results),
-        "timing": {"inference_ms_median": [float(np.median(episode)) if episode else None for episode in times]},
-        "episodes": episodes,
-    }
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
 """What policies score that cannot lift, by the verdict and by the report's rule; and the expert, which can.
 
 Each is evaluated exactly as a trained policy is, and judged again by the second judge. An evaluation that stands in
---work-dir is not run again. Reads the shipped checkpoint. Writes the table into docs/results.
+--work-dir is not run again, if it is of as many episodes, the same checkpoint and the same versions. Reads the shipped
+checkpoint. Writes the table into docs/results.
 
     python benchmarks/controls.py
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stage import run_stage
+from stage import ROOT, run_stage
 
 from vla.episodes import rejudge_file
 from vla.errors import run_script
-from vla.files import write_text
+from vla.files import sha256, write_text
+from vla.results import RESULTS_VERSION, run_versions
 from vla.stats import markdown_table, rate
+from vla.verdict import Thresholds
+
+CONTROLS_VERSION = 2
 
 SHIPPED = "checkpoints/lift.pth"
 WHO = {
@@ -48,17 +54,35 @@ def main(options: ControlsOptions) -> None:
     results = {}
     for name, (what, arguments) in WHO.items():
         folder = options.work_dir / name
-        if not (folder / "results.json").exists():
-            if name == "untrained":
-                _make_untrained(options.work_dir)
+        arguments = tuple(argument.format(work=options.work_dir) for argument in arguments)
+        if name == "untrained" and not (options.work_dir / "untrained.pth").exists():
+            _make_untrained(options.work_dir)
+        if not stands(folder / "results.json", arguments, options.num_episodes):
             run_stage(
                 *("5_evaluate.py", "--num-episodes", options.num_episodes, "--no-videos", "--output-dir", folder),
-                *(argument.format(work=options.work_dir) for argument in arguments),
+                *arguments,
             )
         results[name] = _summary(what, folder)
-    write_text(options.output, json.dumps(results, indent=1))
-    write_text(options.output.with_suffix(".md"), _table(results) + "\n")
-    print(_table(results))
+    content = {"controls_version": CONTROLS_VERSION, "who": results}
+    write_text(options.output, json.dumps(content, indent=1))
+    write_text(options.output.with_suffix(".md"), controls_table(content) + "\n")
+    print(controls_table(content))
+
+
+def stands(path: Path, arguments: tuple[str, ...], episodes: int) -> bool:
+    """Whether `path` is the result that the evaluation with these arguments would give here and now."""
+    try:
+        content = json.loads(path.read_text())
+        checkpoint = arguments[arguments.index("--checkpoint") + 1] if "--checkpoint" in arguments else None
+        return bool(
+            content["results_version"] == RESULTS_VERSION
+            and len(content["episodes"]) == episodes
+            and content["versions"] == run_versions()
+            and content["thresholds"] == dataclasses.asdict(Thresholds())
+            and content.get("checkpoint_sha256") == (checkpoint and sha256(ROOT / checkpoint))
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _make_untrained(work_dir: Path) -> None:
@@ -83,11 +107,13 @@ def _summary(what: str, folder: Path) -> dict[str, Any]:
         "reported": sum(episode["reported_success"] for episode in episodes),
         "invalid": sum(episode["invalid_reason"] is not None for episode in episodes),
         "judges_agree": sum(episode.verdict == episode.second_opinion for episode in rejudged),
+        "checkpoint_sha256": content.get("checkpoint_sha256"),
         "versions": content["versions"],
     }
 
 
-def _table(results: dict[str, Any]) -> str:
+def controls_table(content: dict[str, Any]) -> str:
+    """By both rules, with exact 95% intervals."""
     rows = [
         (
             result["what"],
@@ -96,7 +122,7 @@ def _table(results: dict[str, Any]) -> str:
             str(result["invalid"]),
             f"{result['judges_agree']}/{result['episodes']}",
         )
-        for result in results.values()
+        for result in content["who"].values()
     ]
     return markdown_table(("who acts", "report's rule", "truly lifted", "invalid", "judges agree"), rows)
 

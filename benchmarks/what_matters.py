@@ -132,8 +132,8 @@ def main(options: BenchmarkOptions) -> None:
             continue
         results[name] = _measure(name, ARMS[name], options)
         write_text(options.output, json.dumps(results, indent=1))
-        write_text(options.output.with_suffix(".md"), _table(results) + "\n")
-    print(_table(results))
+        write_text(options.output.with_suffix(".md"), arms_table(results) + "\n")
+    print(arms_table(results))
 
 
 def _measure(name: str, arm: Arm, options: BenchmarkOptions) -> dict[str, Any]:
@@ -207,7 +207,8 @@ def _steps_per_epoch(data: Path, demos: int, batch: int) -> int:
     return math.ceil(windows / batch)
 
 
-def _table(results: dict[str, Any]) -> str:
+def arms_table(results: dict[str, Any]) -> str:
+    """Success of each arm with exact 95% intervals."""
     rows = [
         (
             result["what"],

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.attacks.attacks import ATTACKS
 from tests.conftest import ROOT
 from vla.files import sha256
+from vla.results import RESULTS_VERSION, run_versions
 from vla.stats import rate
+from vla.verdict import Thresholds
 
 
 @pytest.mark.parametrize("name", ["results", "controls", "what_matters", "peer", "web_load"])
@@ -19,10 +24,40 @@ def test_readme_shows_the_result_file(name: str) -> None:
     assert shown == (ROOT / f"docs/results/{name}.md").read_text().strip()
 
 
-def test_the_perturbation_table_is_the_measured_one() -> None:
+@pytest.mark.parametrize("name", ["perturb", "perturb_expert"])
+def test_the_perturbation_tables_are_the_measured_ones(name: str) -> None:
     page = (ROOT / "docs/perturbations.md").read_text()
-    shown = page.split("<!-- perturb -->")[1].split("<!-- /perturb -->")[0].strip()
-    assert shown == (ROOT / "docs/results/perturb.md").read_text().strip()
+    shown = page.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
+    assert shown == (ROOT / f"docs/results/{name}.md").read_text().strip()
+
+
+def test_tables_are_written_from_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for name, table in importlib.import_module("tables").TABLES.items():
+        measured = ROOT / f"docs/results/{name}.json"
+        if measured.exists():
+            assert table(json.loads(measured.read_text())) + "\n" == measured.with_suffix(".md").read_text(), name
+
+
+def test_controls_are_reused_only_where_nothing_has_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    stands = importlib.import_module("controls").stands
+    path, arguments = tmp_path / "results.json", ("--checkpoint", "checkpoints/lift.pth", "--blind")
+    good = {
+        "results_version": RESULTS_VERSION,
+        "episodes": [{}, {}],
+        "versions": run_versions(),
+        "thresholds": dataclasses.asdict(Thresholds()),
+        "checkpoint_sha256": sha256(ROOT / "checkpoints/lift.pth"),
+    }
+    assert not stands(path, arguments, 2)
+    path.write_text(json.dumps(good))
+    assert stands(path, arguments, 2)
+    assert not stands(path, arguments, 3)
+    assert not stands(path, ("--policy", "zero"), 2)
+    for name in good:
+        path.write_text(json.dumps({**good, name: []}))
+        assert not stands(path, arguments, 2), name
 
 
 def test_readme_names_every_file_that_is_there() -> None:

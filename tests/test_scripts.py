@@ -160,7 +160,7 @@ def test_every_instruction_is_run_and_reported_and_blindness_is_told(workspace: 
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert [episode["instruction"] for episode in results["episodes"]] == list(INSTRUCTIONS)
-    assert {episode["seed"] for episode in results["episodes"]} == {2_000_000}
+    assert [episode["seed"] for episode in results["episodes"]] == list(range(2_000_000, 2_000_008))
     table = (tmp_path / "results.md").read_text()
     assert all(f"| {instruction} " in table for instruction in INSTRUCTIONS)
     assert "BLIND" in table
@@ -336,6 +336,9 @@ def test_evaluation_of_an_instruction_that_training_never_saw(workspace: Path) -
         ("5_evaluate.py", ("--checkpoint", "none.pth"), ("none.pth", "4_train.py")),
         ("5_evaluate.py", ("--num-episodes", "0"), ("--num-episodes",)),
         ("5_evaluate.py", ("--seed", "5"), ("--seed",)),
+        ("5_evaluate.py", ("--seed", "1000000"), ("--split test", "2000000-2999999")),
+        ("5_evaluate.py", ("--split", "validation", "--seed", "2000000"), ("--split validation", "1000000-1999999")),
+        ("5_evaluate.py", ("--every-instruction", "--seed", "2999990"), ("2999990-3000069",)),
         ("5_evaluate.py", ("--instruction", " "), ("--instruction",)),
         ("5_evaluate.py", ("--policy", "zero", "--blind"), ("--policy zero", "--blind")),
         ("5_evaluate.py", ("--perturb", "gravity"), ("gravity", "camera-position")),

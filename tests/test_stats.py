@@ -6,7 +6,7 @@ import pytest
 
 from vla.errors import UserError
 from vla.recipes import Recipe
-from vla.stats import markdown_table, rate, success_interval, window_count
+from vla.stats import markdown_table, percent_bounds, rate, success_interval, window_count
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,28 @@ def test_intervals_are_clopper_pearson(successes: int, trials: int, low: float, 
     assert success_interval(successes, trials) == pytest.approx((low, high), abs=1e-3)
 
 
-def test_rate_reads_as_a_sentence() -> None:
-    assert rate(7, 10) == "7/10 = 70% [35%, 93%]"
+@pytest.mark.parametrize(
+    ("successes", "trials", "words"),
+    [
+        (7, 10, "7/10 = 70% [34.7%, 93.4%]"),
+        (300, 300, "300/300 = 100% [98.7%, 100%]"),
+        (0, 1550, "0/1550 = 0% [0%, 0.3%]"),
+        (299, 300, "299/300 = 99.7% [98.1%, 100%]"),
+        (2, 3, "2/3 = 66.7% [9.4%, 99.2%]"),
+        (9999, 10000, "9999/10000 = >99.9% [99.9%, 100%]"),
+    ],
+)
+def test_rate_reads_as_a_sentence_that_never_claims_too_much(successes: int, trials: int, words: str) -> None:
+    assert rate(successes, trials) == words
+
+
+def test_printed_bounds_enclose_the_exact_ones() -> None:
+    for trials in (1, 3, 10, 30, 50, 300, 1550):
+        for successes in {0, 1, trials // 3, trials // 2, trials - 1, trials}:
+            low, high = success_interval(successes, trials)
+            printed = [float(bound.rstrip("%")) / 100 for bound in percent_bounds(successes, trials)]
+            assert low - 0.001 < printed[0] <= low + 1e-12
+            assert high - 1e-12 <= printed[1] < high + 0.001
 
 
 def test_windows_of_an_episode() -> None:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
+from vla.env import EnvConfig
+from vla.errors import UserError
 from vla.evaluation import EpisodeResult
-from vla.stats import markdown_table, rate
+from vla.stats import markdown_table, mcnemar, rate, success_interval
+
+COMPARE_VERSION = 1
+
+
+def check_same_episodes(paths: Sequence[Path], configs: Sequence[EnvConfig]) -> None:
+    """Two policies can be compared on the same episodes only.
+
+    Raises:
+        UserError: they belong to simulators that differ.
+    """
+    first, second = (dataclasses.asdict(config) for config in configs)
+    differing = [f"{name} {first[name]}, {second[name]}" for name in first if first[name] != second[name]]
+    if differing:
+        raise UserError(
+            f"{paths[0]} and {paths[1]} were trained in different scenes ({'; '.join(differing)}): their episodes "
+            "would not be the same; evaluate each by itself with --checkpoint"
+        )
 
 
 def compare(
@@ -20,17 +39,19 @@ def compare(
     only = [sum(a.success and not b.success for a, b in pairs), sum(b.success and not a.success for a, b in pairs)]
     both = sum(a.success and b.success for a, b in pairs)
     neither = len(pairs) - both - sum(only)
-    # McNemar: were they equally good, an episode that only one lifts would be either's with probability one half.
-    p_value = float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
+    p_value = mcnemar(*only)
     differing: list[dict[str, Any]] = [
         {"seed": a.seed, "instruction": a.instruction, "lifted_by": names[0] if a.success else names[1]}
         | {"verdicts": [a.verdict, b.verdict]}
         for a, b in pairs
         if a.success != b.success
     ]
+    lifted = [both + only[0], both + only[1]]
     content = {
         "names": list(names),
         "episodes": len(pairs),
+        "lifted": lifted,
+        "lifted_interval_95": [success_interval(count, len(pairs)) for count in lifted],
         "lifted_by_both": both,
         "lifted_by_first_only": only[0],
         "lifted_by_second_only": only[1],
@@ -45,7 +66,7 @@ def compare(
     meaning = "a difference" if p_value < 0.05 else "no difference that these episodes could show"
     lines = [
         table,
-        f"A: {rate(both + only[0], len(pairs))}; B: {rate(both + only[1], len(pairs))}; "
+        f"A: {rate(lifted[0], len(pairs))}; B: {rate(lifted[1], len(pairs))}; "
         f"exact McNemar test: p = {p_value:.3g}, {meaning} at 5%.",
     ]
     for row in differing:

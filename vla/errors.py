@@ -30,6 +30,8 @@ def run_script(
 ) -> None:
     """Parse the command line into `options`, run `main`, and exit.
 
+    `on_interrupt` says how to go on after Ctrl-C, unless the KeyboardInterrupt brings words of its own.
+
     Exit codes: 0 done, 2 a user's mistake (one line on stderr, no traceback), 130 interrupted.
     """
     try:
@@ -40,8 +42,8 @@ def run_script(
         _fail("a worker process died (out of memory?); run the same command again with fewer --workers")
     except OSError as error:
         _fail(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        print(f"interrupted: {on_interrupt}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {str(interrupt) or on_interrupt}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -20,10 +20,11 @@ from vla.errors import UserError
 from vla.inference import RemoteModel
 from vla.perturb import Perturbation
 from vla.policy import ControlConfig, PolicyActor
+from vla.push_test import MAX_PUSH_M
 from vla.rollout import Actor, Step, rollout
 from vla.stats import markdown_table, rate
 from vla.text import InstructionEmbeddings
-from vla.verdict import Evidence, Judge, check
+from vla.verdict import Evidence, Judge, Thresholds, check
 from vla.video import episode_frames, frame_strip, write_video
 from vla.workers import simulator
 
@@ -31,7 +32,7 @@ PHASES = ("approached", "touched", "grasped", "lifted", "held")
 """How far an episode came: within 5 cm of the cube, a finger on it, both squeezing it, above 8 cm, held for 1 s."""
 APPROACHED_M = 0.05
 RAISED_M = 0.01
-"""From this height on, losing the cube is a drop."""
+"""Once a grasped cube has been above this height, losing it is a drop."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class EpisodeResult:
     gripper_closures: int
     """Times the commanded gripper changed from open to close."""
     regrasps: int
-    """Times the cube was grasped again."""
+    """Times the cube was grasped again after it was lost (`count_losses`)."""
     drops: int
-    """Times a raised cube was lost."""
+    """Times a raised cube was lost (`count_losses`)."""
     grasped: bool
     """At some step the closed gripper squeezed the cube (the verdict's conditions for it)."""
     lifted: bool
@@ -172,7 +173,7 @@ def episode_result(
         held and (met := check(outcome, judge.limits))["lifted"] and met["free"]
         for held, outcome in zip(grasped, outcomes, strict=True)
     ]
-    raised = [held and outcome.height_m > RAISED_M for held, outcome in zip(grasped, outcomes, strict=True)]
+    drops, regrasps = count_losses(outcomes, judge.limits)
     reached = {
         "approached": [distance < APPROACHED_M for distance in distances],
         "touched": [outcome.left_touch or outcome.right_touch for outcome in outcomes],
@@ -198,8 +199,8 @@ def episode_result(
         steps=len(steps),
         reward=float(sum(step.reward for step in steps)),
         gripper_closures=int((closing[1:] & ~closing[:-1]).sum()),
-        regrasps=max(0, _beginnings(grasped) - 1),
-        drops=sum(before and not now for before, now in zip(raised, grasped[1:], strict=False)),
+        regrasps=regrasps,
+        drops=drops,
         grasped=any(grasped),
         lifted=any(lifted),
         max_height_m=max((outcome.height_m for outcome in outcomes), default=0.0),
@@ -213,9 +214,26 @@ def episode_result(
     )
 
 
-def _beginnings(flags: Sequence[bool]) -> int:
-    """Times that a run of True begins."""
-    return sum(now and not before for before, now in zip([False, *flags], flags, strict=False))
+def count_losses(outcomes: Sequence[Evidence], limits: Thresholds) -> tuple[int, int]:
+    """Drops and regrasps of an episode.
+
+    A grasped cube is lost when no finger touches it any more, or when it was raised, is not squeezed, and the table
+    carries it again; a squeeze that only weakens for a step is no loss. A drop is the loss of a raised cube, a regrasp
+    a grasp after a loss.
+    """
+    drops = grasps = 0
+    in_hand = raised = False
+    for outcome in outcomes:
+        grasped = outcome.is_grasped(limits)
+        on_table = raised and not grasped and outcome.height_m <= limits.on_table_m
+        if in_hand and (on_table or not (outcome.left_touch or outcome.right_touch)):
+            drops += raised
+            in_hand = raised = False
+        elif grasped and not in_hand:
+            grasps += 1
+            in_hand = True
+        raised = in_hand and (raised or outcome.height_m > RAISED_M)
+    return drops, max(0, grasps - 1)
 
 
 def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
@@ -265,7 +283,11 @@ def instruction_table(results: Sequence[EpisodeResult]) -> str:
     return markdown_table(("instruction", "success by the verdict"), rows)
 
 
-def report_table(results: Sequence[EpisodeResult]) -> str:
+TABLE_4 = ("Table 4: metric", "report, reported", "report, actual", "here")
+FAILURES = ("failures: came as far as", "failed condition", "episodes")
+
+
+def report_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str, str]]:
     """Table 4 of the report: what it reported, what was true of it, and this run; exact 95% intervals."""
     count = len(results)
     times = np.array([ms for result in results for ms in result.inference_ms])
@@ -273,7 +295,7 @@ def report_table(results: Sequence[EpisodeResult]) -> str:
     def share(met: Callable[[EpisodeResult], bool]) -> str:
         return rate(sum(map(met, results)), count)
 
-    rows = [
+    return [
         ("Success by the report's rule (world height > 8 cm)", "10/10", "10/10", share(lambda r: r.reported_success)),
         ("Success by the verdict (true lift, held 1 s)", "-", "0/10", share(lambda r: r.success)),
         ("Episodes with a gripper closure", "-", "0/10", share(lambda r: r.gripper_closures > 0)),
@@ -291,15 +313,47 @@ def report_table(results: Sequence[EpisodeResult]) -> str:
             f"{np.median(times):.0f} ms ({np.percentile(times, 95):.0f} ms)" if times.size else "-",
         ),
     ]
-    return markdown_table(("Table 4: metric", "report, reported", "report, actual", "here"), rows)
 
 
-def failure_table(results: Sequence[EpisodeResult]) -> str:
-    """How far the failed episodes came, and which condition failed them."""
+def report_table(results: Sequence[EpisodeResult]) -> str:
+    """`report_rows` as Markdown."""
+    return markdown_table(TABLE_4, report_rows(results))
+
+
+def failure_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
+    """How far the failed episodes came, which condition failed them, and how many they were."""
     failures = Counter((r.phase, r.failed or "-") for r in results if not r.success)
     order = ("none", *PHASES)
-    rows = [
+    return [
         (phase, failed.replace("_", " "), str(count))
         for (phase, failed), count in sorted(failures.items(), key=lambda item: (order.index(item[0][0]), -item[1]))
     ]
-    return markdown_table(("failures: came as far as", "failed condition", "episodes"), rows)
+
+
+def failure_table(results: Sequence[EpisodeResult]) -> str:
+    """`failure_rows` as Markdown."""
+    return markdown_table(FAILURES, failure_rows(results))
+
+
+def push_summary(results: Sequence[EpisodeResult]) -> dict[str, Any] | None:
+    """What the push test found; None where no held cube was pushed."""
+    pushes = [result.push_m for result in results if result.push_m is not None]
+    if not pushes:
+        return None
+    return {
+        "pushed": len(pushes),
+        "withstood": sum(push <= MAX_PUSH_M for push in pushes),
+        "largest_m": max(pushes),
+        "limit_m": MAX_PUSH_M,
+    }
+
+
+def push_line(results: Sequence[EpisodeResult]) -> str:
+    """The same in words."""
+    found = push_summary(results)
+    if found is None:
+        return "Push test: no cube was held that could have been pushed."
+    return (
+        f"Push test, ten times the cube's weight, six ways: {found['withstood']} of {found['pushed']} held cubes moved "
+        f"by {1e3 * MAX_PUSH_M:.0f} mm at most; the largest movement was {1e3 * found['largest_m']:.1f} mm."
+    )

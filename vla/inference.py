@@ -5,7 +5,10 @@ For a GPU, where a copy in each worker would cost memory, and small batches wast
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Sequence
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
 from multiprocessing.process import current_process
 from typing import Any
@@ -19,6 +22,11 @@ from vla import stages
 BATCH = 16
 """Rows of every batch; missing ones are filled up, so that a row's result does not depend on who else asked."""
 _POLL_S = 0.02
+_Request = tuple[Connection, tuple["np.ndarray | None", ...]]
+
+
+class InferenceError(Exception):
+    """The shared network failed at this request, in the server's words."""
 
 
 class InferenceServer:
@@ -31,8 +39,9 @@ class InferenceServer:
         self._closing = threading.Event()
         self.batches: list[int] = []
         """How many rows each batch answered."""
-        for work in (self._accept, self._serve):
-            threading.Thread(target=work, daemon=True).start()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._accept, self._serve)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def address(self) -> str:
@@ -40,20 +49,23 @@ class InferenceServer:
         return str(self._listener.address)
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop answering; whoever waits for an answer gets an EOFError."""
         self._closing.set()
         self._listener.close()
+        self._threads[1].join()
+        for connection in self._connections:
+            connection.close()
 
     def _accept(self) -> None:
         while not self._closing.is_set():
             try:
                 self._connections.append(self._listener.accept())
-            except OSError:  # closed, or a visitor who left before the handshake
-                continue
+            except (OSError, EOFError, AuthenticationError):  # closed, or a visitor who left or was not ours
+                self._closing.wait(_POLL_S)
 
     def _serve(self) -> None:
         while not self._closing.is_set():
-            asked: dict[str, list[tuple[Connection, tuple[np.ndarray | None, ...]]]] = {}
+            asked: dict[str, list[_Request]] = {}
             for connection in wait(self._connections, _POLL_S) if self._connections else []:
                 assert isinstance(connection, Connection)
                 try:
@@ -68,15 +80,27 @@ class InferenceServer:
             if not self._connections:
                 self._closing.wait(_POLL_S)
 
+    def _answer(self, kind: str, requests: list[_Request]) -> None:
+        try:
+            answers: Sequence[tuple[np.ndarray, ...] | str] = self._compute(kind, requests)
+        except Exception as error:  # whatever a network may raise; the episodes have failed, the server has not
+            if len(requests) > 1:  # each alone: only whoever caused it shall suffer
+                for request in requests:
+                    self._answer(kind, [request])
+                return
+            answers = [f"{type(error).__name__}: {error}"]
+        for (connection, _), answer in zip(requests, answers, strict=True):
+            with contextlib.suppress(OSError):  # the worker has ended meanwhile
+                connection.send(answer)
+        self.batches.append(len(requests))
+
     @torch.inference_mode()
-    def _answer(self, kind: str, requests: list[tuple[Connection, tuple[np.ndarray | None, ...]]]) -> None:
+    def _compute(self, kind: str, requests: list[_Request]) -> list[tuple[np.ndarray, ...]]:
         columns = zip(*(inputs for _, inputs in requests), strict=True)
         outputs = getattr(self._model, kind)(*(self._join(column) for column in columns))
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
         rows = [part.float().cpu().numpy() for part in parts]
-        for row, (connection, _) in enumerate(requests):
-            connection.send(tuple(part[row : row + 1] for part in rows))
-        self.batches.append(len(requests))
+        return [tuple(part[row : row + 1] for part in rows) for row in range(len(requests))]
 
     def _join(self, column: tuple[np.ndarray | None, ...]) -> Tensor | None:
         """One row from each request, filled up to the batch; None where the network is not told this input."""
@@ -107,4 +131,7 @@ class RemoteModel:
 
     def _ask(self, kind: str, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         self._connection.send((kind, *(None if row is None else row.numpy() for row in inputs)))
-        return tuple(torch.from_numpy(part) for part in self._connection.recv())
+        answer = self._connection.recv()
+        if isinstance(answer, str):
+            raise InferenceError(answer)
+        return tuple(torch.from_numpy(part) for part in answer)

@@ -1,8 +1,10 @@
 """Perturbations of an episode: the scene, the sensors and the motors stray from what a policy was trained on.
 
-AXES lists them, three levels each. Where robosuite's DomainRandomizationWrapper has a size for a change, one level is
-that size, and the others are multiples; the choice of axes follows COLOSSEUM (Pumacay et al. 2024) and LIBERO-Plus (Fei
-et al. 2025).
+AXES lists them, three levels each. Where a level's size is that of robosuite's DomainRandomizationWrapper, its `source`
+says so, and the others are multiples; the wrapper draws each change up to that size, here every episode is changed by
+the whole of it. Other sizes are ours: the wrapper adds to a lamp's colour channels where the light here is multiplied,
+and it changes masses by 2% and friction by 10%, which no grasp would notice. The choice of axes follows COLOSSEUM
+(Pumacay et al. 2024) and LIBERO-Plus (Fei et al. 2025).
 """
 
 from __future__ import annotations
@@ -139,7 +141,7 @@ class _Placement(Effect):
 
 
 class _Distractors(Effect):
-    """Boxes and balls that are only seen: nothing can touch them."""
+    """Boxes that are only seen: nothing can touch them."""
 
     def after_reset(self, sim: Simulator) -> None:
         cube = sim.evidence().cube_pos
@@ -209,6 +211,9 @@ class _Latency(Effect):
 
 
 class _ActionNoise(Effect):
+    """White, at every step, also while the cube is held. The demonstrations' noise (`vla.expert.ExpertConfig`) is
+    another: correlated, 0.4 for positions and 0.1 for rotations, less near the cube and none after the grasp."""
+
     def action(self, action: np.ndarray) -> np.ndarray:
         noisy = action.copy()
         noisy[:6] += self.size * self.rng.normal(size=6)
@@ -253,7 +258,7 @@ AXES = {
     "camera-angle": Axis("camera turned", "rad", (0.022, 0.044, 0.087), f"level 3: {_DR}", _CameraAngle),
     "field-of-view": Axis("field of view, of 45", "degrees", (1.25, 2.5, 5.0), f"level 3: {_DR}", _FieldOfView),
     "light-direction": Axis("light turned", "rad", (0.35, 0.7, 1.05), f"level 1: {_DR}", _LightDirection),
-    "light-strength": Axis("light stronger or weaker by", "share", (0.1, 0.3, 0.6), f"level 1: {_DR}", _LightStrength),
+    "light-strength": Axis("light stronger or weaker by", "share", (0.1, 0.3, 0.6), "ours", _LightStrength),
     "table-texture": Axis("table top of plaster, of tiles, of the cube's wood", "", (1, 2, 3), "ours", _TableTexture),
     "table-colour": Axis("table mixed with a random colour", "share", (0.2, 0.5, 0.8), f"level 1: {_DR}", _TableColour),
     "cube-colour": Axis("cube's hue away from red", "degrees", (20, 60, 120), "COLOSSEUM; sizes ours", _CubeColour),
@@ -269,9 +274,7 @@ AXES = {
         "cube taken out of the gripper once, put back off its place by", "m", (0.0, 0.03, 0.06), "ours", _Snatch
     ),
     "latency": Axis("actions late by", "steps", (1, 2, 3), "ours", _Latency),
-    "action-noise": Axis(
-        "noise on the actions", "std", (0.1, 0.2, 0.4), "level 3: the demonstrations' own", _ActionNoise
-    ),
+    "action-noise": Axis("white noise on each of the six motions", "std", (0.1, 0.2, 0.4), "ours", _ActionNoise),
     "dropped-frames": Axis("pictures that stay away", "share", (0.1, 0.3, 0.5), "ours", _DroppedFrames),
     "image-noise": Axis("noise on the pictures, of 255", "std", (5, 15, 30), "LIBERO-Plus; sizes ours", _ImageNoise),
 }

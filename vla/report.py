@@ -14,10 +14,9 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from vla.evaluation import PHASES, EpisodeResult
-from vla.files import atomic_path, write_text
-from vla.perturb import AXES
-from vla.stats import markdown_table, rate, success_interval
+from vla.evaluation import FAILURES, PHASES, TABLE_4, EpisodeResult, failure_rows, report_rows
+from vla.files import write_text
+from vla.stats import percent_bounds, share
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -29,8 +28,9 @@ def write_report(
     results: Sequence[EpisodeResult],
     strips: Sequence[np.ndarray],
     videos: Sequence[Path | None],
+    push: str | None = None,
 ) -> None:
-    """Write the page: `facts` (name, value) in its head, then plots, then every episode with its strip of frames."""
+    """Write the page: `facts` (name, value) in its head, then tables, plots, and every episode with its frames."""
     rows: list[dict[str, Any]] = [
         {
             "number": number,
@@ -53,52 +53,11 @@ def write_report(
             plots=[(name, _data_url(picture, "image/png")) for name, picture in plots],
             rows=rows,
             table=rate_rows(results),
+            table_4=[TABLE_4, *report_rows(results)],
+            failures=[FAILURES, *failure_rows(results)] if not all(result.success for result in results) else [],
+            push=push,
         ),
     )
-
-
-def perturbation_table(cells: dict[str, dict[str, Any]]) -> str:
-    """True success of each cell of `5_evaluate.py --perturb` with its exact 95% interval; "none" comes first."""
-    rows = []
-    for name, cell in cells.items():
-        axis, _, level = name.partition(":")
-        if axis == "none":
-            what, size, source = "nothing changed", "", ""
-        else:
-            what, source = AXES[axis].what, AXES[axis].source
-            size = f"{AXES[axis].sizes[int(level) - 1]:g} {AXES[axis].unit}".strip()
-        failed = ", ".join(f"{why.replace('_', ' ')} {count}" for why, count in cell["failed"].items())
-        rows.append((name, what, size, rate(cell["lifted"], cell["episodes"]), failed, source))
-    return markdown_table(("perturbation", "what", "size", "truly lifted", "failures by condition", "size from"), rows)
-
-
-def write_perturbation_plot(path: Path, cells: dict[str, dict[str, Any]]) -> None:
-    """A picture of the same: a line of three levels for each axis, the unperturbed rate across all."""
-    from matplotlib.figure import Figure
-
-    axes = list(dict.fromkeys(name.partition(":")[0] for name in cells if name != "none"))
-    columns = min(4, len(axes))
-    rows = -(-len(axes) // columns)
-    figure = Figure(figsize=(3 * columns, 2.1 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    base = cells["none"]["lifted"] / cells["none"]["episodes"]
-    for panel in panels[len(axes) :]:
-        panel.set_axis_off()
-    for panel, axis in zip(panels, axes, strict=False):
-        chosen = {level: cells[f"{axis}:{level}"] for level in (1, 2, 3) if f"{axis}:{level}" in cells}
-        rates = [cell["lifted"] / cell["episodes"] for cell in chosen.values()]
-        bounds = [success_interval(cell["lifted"], cell["episodes"]) for cell in chosen.values()]
-        errors = [[r - low for r, (low, _) in zip(rates, bounds, strict=True)]]
-        errors.append([high - r for r, (_, high) in zip(rates, bounds, strict=True)])
-        panel.axhline(base, linestyle=":", color="gray")
-        panel.errorbar(list(chosen), rates, yerr=errors, marker="o", capsize=3, color="#3b6ea5")
-        panel.set_title(axis, fontsize=9)
-        panel.set_xticks([1, 2, 3])
-        panel.set_ylim(-0.05, 1.05)
-    figure.supxlabel("level (dotted: unperturbed)", fontsize=9)
-    figure.supylabel("truly lifted, 95%", fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
 
 
 def rate_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
@@ -106,8 +65,7 @@ def rate_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
     count = len(results)
 
     def line(what: str, met: Sequence[bool]) -> tuple[str, str, str]:
-        low, high = success_interval(sum(met), count)
-        return what, f"{sum(met)}/{count} = {sum(met) / count:.0%}", f"{low:.1%} to {high:.1%}"
+        return what, share(sum(met), count), " to ".join(percent_bounds(sum(met), count))
 
     return [
         line("true success, by the verdict", [r.success for r in results]),
