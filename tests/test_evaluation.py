@@ -21,6 +21,7 @@ from vla.errors import UserError
 from vla.evaluation import PHASES, EpisodeResult, Recording, failure_table, run_episode
 from vla.perturb import AXES, Perturbation, parse_perturbations
 from vla.rollout import Decision
+from vla.second_judge import rejudge
 
 Episode = tuple[EpisodeResult, Recording]
 STEPS_TO_SEE = {"cube-push": 12, "arm-push": 14, "snatch": 30}
@@ -135,6 +136,18 @@ def test_states_that_do_not_follow_from_the_actions_are_found(
     assert not rejudged.second_opinion
     assert rejudged.doubt is not None
     assert rejudged.follows == (forgery == "no action")
+
+
+def test_the_second_judge_needs_no_word_from_the_first(sim: Simulator, lifted: Episode) -> None:
+    states, actions = lifted[1].states, lifted[1].actions
+    assert rejudge(sim.model, "cube", states, actions).success
+    moving = states.copy()
+    moving[0, 1 + sim.model.nq + sim.cube_velocity_addresses()[0]] = 0.05
+    assert rejudge(sim.model, "cube", moving, actions).broken_rule == "the cube moved when the episode began"
+    refused = np.concatenate([actions, np.full((1, 7), np.nan)])
+    assert rejudge(sim.model, "cube", states, refused).broken_rule == "an action is not finite"
+    diverged = np.concatenate([actions, actions[-1:]])
+    assert "actions led to" in str(rejudge(sim.model, "cube", states, diverged).broken_rule)
 
 
 def _with_a_string(sim: Simulator, states: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ class Thresholds:
     motors give (measured: 10-21 N); ManiSkill's `is_grasping` asks for 0.5 N."""
     max_squeeze_angle_deg: float = 40.0
     """Between the normal force of a finger on the cube and the closing axis; steeper, a finger carries. Ours: a
-    cube that is gripped askew presses on the pads' edges, at up to 40 degrees (measured), and turns into the grip while
+    cube that is gripped askew presses on the pads' edges, at any angle up to this (measured), and turns into the grip while
     it is held; ManiSkill allows 85."""
     min_borne_weights: float = 0.5
     """Upward force of the fingers on the cube, in weights of the cube. Measured: 1.00 at rest, 0.77
@@ -68,8 +68,8 @@ class Thresholds:
     that falls out of the hand is faster before it lands, one that is teleported is too."""
     rest_steps: int = 10
     """Control steps that the cube must lie still on the table, untouched, after such a jump, before a lift counts
-    again: ours, half a second. Fingers that wait around the place close in less, and the expert takes longer to come back to
-    a cube that was snatched from it (26 steps from there to the next hold, measured)."""
+    again: ours, half a second. Fingers that wait around the place close in less, and the expert takes longer to come
+    back to a cube that was snatched from it (26 steps from there to the next hold, measured)."""
     max_start_height_m: float = 0.002
     """Lowest point of the cube above (or below) the table top when the episode begins; the reset lays it there."""
     max_start_speed_mps: float = 0.02
