@@ -40,12 +40,12 @@ class Thresholds:
     """Force of each finger on the cube along the closing axis, towards the other finger. Ours, a tenth of what the
     motors give (measured: 10-21 N); ManiSkill's `is_grasping` asks for 0.5 N."""
     max_squeeze_angle_deg: float = 40.0
-    """Between the normal force of a finger on the cube and the closing axis; steeper, a finger carries. Ours: a
-    cube that is gripped askew presses on the pads' edges, at any angle up to this (measured), and turns into the grip while
-    it is held; ManiSkill allows 85."""
+    """Between the normal force of a finger on the cube and the closing axis; steeper, a finger carries. Ours: a cube
+    that is gripped askew presses on the pads' edges, at angles up to this limit (measured), and turns into the grip
+    while it is held; ManiSkill allows 85."""
     min_borne_weights: float = 0.5
-    """Upward force of the fingers on the cube, in weights of the cube. Measured: 1.00 at rest, 0.77
-    as the hand brakes at the end of a lift; below half, something else carries most of the cube."""
+    """Upward force of the fingers on the cube, in weights of the cube. Measured: 1.00 at rest, 0.76 as the hand brakes
+    at the end of a lift; below half, something else carries most of the cube."""
     max_slip_speed_mps: float = 0.020
     """Linear velocity of the cube against the gripper, both taken at the cube's centre. Ours, three times the
     measured 7 mm/s. For a steady slip `max_drift_m` is the stricter one: within 1 s this would add up to 20 mm."""
