@@ -244,9 +244,11 @@ def _rejudge(path: Path) -> None:
     rejudged = rejudge_file(path)
     agreed = sum(episode.verdict == episode.second_opinion for episode in rejudged)
     for episode in rejudged:
-        if episode.verdict != episode.second_opinion:
+        if episode.verdict != episode.second_opinion or not episode.follows:
             second = "a success" if episode.second_opinion else "no success"
-            print(f"{episode.name}, seed {episode.seed}: the second judge says {second}; the verdict: {episode.words}")
+            doubt = f" ({episode.doubt})" if episode.doubt else ""
+            who = f"{episode.name}, seed {episode.seed}"
+            print(f"{who}: the second judge says {second}{doubt}; the verdict: {episode.words}")
     lifted = sum(episode.verdict for episode in rejudged)
     print(f"{path}: the judges agree on {agreed} of {len(rejudged)} episodes ({lifted} successes by the verdict)")
 

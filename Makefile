@@ -9,7 +9,7 @@ help:
 	@echo "make demo      collect 150 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
 	@echo "make test      run the test suite"
 	@echo "make test-web  the page's tests, with a browser that is installed for it"
-	@echo "make attacks   try 31 ways to fool the verdict, 50 times each, and 500 honest lifts (about half an hour)"
+	@echo "make attacks   try 39 ways to fool the verdict, 50 times each, and 500 honest lifts (about half an hour)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the environment"

@@ -8,6 +8,7 @@ from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import ALL_CONDITIONS
 from tests.attacks.suite import AttackResult, run_attack, run_honest
 from vla.env import Simulator
+from vla.push_test import MAX_PUSH_M
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,16 @@ def test_the_reports_rule_and_robosuites_are_fooled(results: dict[str, AttackRes
     assert sum(run.accepted_by_robosuite for run in results.values()) > len(results) / 2
 
 
+def test_the_exploding_cube_really_flies(results: dict[str, AttackResult]) -> None:
+    assert results["explosion"].accepted_by_robosuite  # its centre was 4 cm above the table
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_honest_lifts_of_other_cubes_are_accepted(blind_sim: Simulator, seed: int) -> None:
     result = run_honest(blind_sim, seed)
     assert result.accepted, result.words
     assert result.accepted_by_second_judge
     assert result.push_m is not None
-    assert result.push_m < 0.01
+    assert result.push_m < MAX_PUSH_M
+    assert result.hold is not None
+    assert all(least <= most for least, most in result.hold.values())

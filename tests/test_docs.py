@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from vla.files import sha256
 from vla.results import RESULTS_VERSION, run_versions
 from vla.stats import rate
-from vla.verdict import Thresholds
+from vla.verdict import CONDITIONS, Thresholds
 
 
 @pytest.mark.parametrize("name", ["results", "controls", "what_matters", "peer", "web_load"])
@@ -81,6 +81,14 @@ def test_shipped_policy_is_the_one_that_was_measured() -> None:
             assert all(f"{instruction} | {figure} |" in text for text in texts), (name, instruction, figure)
 
 
+def test_the_prose_counts_what_is_there() -> None:
+    assert f"try {len(ATTACKS)} ways" in (ROOT / "Makefile").read_text()
+    numbers = {11: "eleven", 12: "twelve", 13: "thirteen"}
+    assert f"the verdict's {numbers[len(CONDITIONS)]} conditions" in (ROOT / "docs/page.md").read_text()
+    table = (ROOT / "docs/verdict.md").read_text().split("| --- |\n")[1].split("\n\n")[0]
+    assert [row.split(" | ")[0].strip("| ").replace(" ", "_") for row in table.splitlines()] == list(CONDITIONS)
+
+
 def test_the_attack_tables_are_the_result_files() -> None:
     shown = (ROOT / "docs/verdict.md").read_text().split("<!-- attacks -->")[1].split("<!-- /attacks -->")[0].strip()
     assert shown == (ROOT / "docs/results/attacks.md").read_text().strip()
@@ -89,6 +97,8 @@ def test_the_attack_tables_are_the_result_files() -> None:
     attacks = results["attacks"].values()
     assert sum(attack["accepted"] for attack in attacks) == 0
     readme = (ROOT / "README.md").read_text()
+    assert f"{len(ATTACKS)} ways to cheat" in readme
+    assert f"{len(ATTACKS)} attacks on it" in readme
     assert f"the verdict accepted none of {sum(attack['runs'] for attack in attacks):,}" in readme
     assert f"robosuite's own check {sum(attack['accepted_by_robosuite'] for attack in attacks):,}" in readme
     assert f"{results['honest']['accepted']} honest lifts of other cubes were all accepted" in readme

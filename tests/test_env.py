@@ -19,8 +19,25 @@ from vla.env import (
     version_drift,
 )
 from vla.errors import UserError
+from vla.model_edits import resize_cube, restored, scale_mass
 from vla.rollout import Step
 from vla.verdict import Judge
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])
+def test_a_cube_of_another_mass_moves_as_newton_says(sim: Simulator, factor: float) -> None:
+    sim.reset(0)
+    cube, velocity = sim.model.body("cube_main").id, sim.cube_velocity_addresses()
+    with restored(sim.model):
+        scale_mass(sim.model, "cube", factor)
+        resize_cube(sim.model, "cube", 0.8)
+        sim.data.qpos[sim.cube_addresses()[2]] += 0.1
+        sim.data.xfrc_applied[cube] = [0.0, 0.0, 1.0, 0.0, 0.0, 1e-3]
+        sim.changed_by_hand()
+        mass, inertia = sim.model.body_mass[cube], sim.model.body_inertia[cube]
+        assert sim.data.qacc[velocity[2]] == pytest.approx(1.0 / mass - 9.81, rel=1e-3)
+        assert sim.data.qacc[velocity[5]] == pytest.approx(1e-3 / inertia[2], rel=1e-3)
+    sim.data.xfrc_applied[:] = 0.0
 
 
 def _run(sim: Simulator, seed: int, steps: int = 15) -> tuple[np.ndarray, np.ndarray]:

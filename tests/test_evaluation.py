@@ -10,13 +10,14 @@ from pathlib import Path
 
 import h5py
 import imageio.v2 as imageio
+import mujoco
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT, run_script
 from vla.compare import check_same_episodes, compare
 from vla.controls import control
-from vla.env import EnvConfig, Simulator
+from vla.env import EnvConfig, Placement, Simulator
 from vla.episodes import rejudge_file, write_episodes
 from vla.errors import UserError
 from vla.evaluation import (
@@ -33,6 +34,7 @@ from vla.perturb import Perturbation
 from vla.report import write_report
 from vla.results import results_json
 from vla.rollout import Decision
+from vla.second_judge import rejudge
 from vla.verdict import Thresholds
 
 Episode = tuple[EpisodeResult, Recording]
@@ -141,6 +143,8 @@ def test_the_second_judge_reads_the_file_and_sees_a_forged_success(
     path = tmp_path / "episodes.hdf5"
     write_episodes(path, EnvConfig(), [lifted, still, broken])
     rejudged = rejudge_file(path)
+    assert [episode.follows for episode in rejudged] == [True, True, True]
+    assert [episode.doubt for episode in rejudged] == [None, None, "an action is not finite"]
     assert [(episode.verdict, episode.second_opinion) for episode in rejudged] == [
         (True, True),
         (False, False),
@@ -152,6 +156,68 @@ def test_the_second_judge_reads_the_file_and_sees_a_forged_success(
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="not a whole HDF5 file"):
         rejudge_file(path)
+
+
+@pytest.mark.parametrize("forgery", ["played back", "another seed", "a nudge", "a string", "an action", "no action"])
+def test_states_that_do_not_follow_from_the_actions_are_found(
+    sim: Simulator, lifted: Episode, tmp_path: Path, forgery: str
+) -> None:
+    result, recording = lifted
+    states, actions = recording.states.copy(), recording.actions.copy()
+    if forgery == "played back":  # the states of a lift, as another policy's
+        actions[:, :6] = 0.0
+    elif forgery == "another seed":
+        result = dataclasses.replace(result, seed=2_000_001)
+    elif forgery == "a nudge":
+        states[20:, sim.cube_addresses()[0] + 1] += 0.001  # the time comes first
+    elif forgery == "a string":
+        states[15:-1] = _with_a_string(sim, states[15:-1])
+    elif forgery == "an action":
+        actions[12, 2] += 0.01
+    else:
+        actions = actions[:-1]
+    path = tmp_path / "episodes.hdf5"
+    write_episodes(path, EnvConfig(), [(result, dataclasses.replace(recording, states=states, actions=actions))])
+    (rejudged,) = rejudge_file(path)
+    assert rejudged.verdict
+    assert not rejudged.second_opinion
+    assert rejudged.doubt is not None
+    assert rejudged.follows == (forgery == "no action")
+
+
+def test_the_second_judge_needs_no_word_from_the_first(sim: Simulator, lifted: Episode) -> None:
+    states, actions = lifted[1].states, lifted[1].actions
+    assert rejudge(sim.model, "cube", states, actions).success
+    moving = states.copy()
+    moving[0, 1 + sim.model.nq + sim.cube_velocity_addresses()[0]] = 0.05
+    assert rejudge(sim.model, "cube", moving, actions).broken_rule == "the cube moved when the episode began"
+    refused = np.concatenate([actions, np.full((1, 7), np.nan)])
+    assert rejudge(sim.model, "cube", states, refused).broken_rule == "an action is not finite"
+    diverged = np.concatenate([actions, actions[-1:]])
+    assert "actions led to" in str(rejudge(sim.model, "cube", states, diverged).broken_rule)
+
+
+def _with_a_string(sim: Simulator, states: np.ndarray) -> np.ndarray:
+    """The same states with an outside force on the cube recorded in them."""
+    data, kind = mujoco.MjData(sim.model), mujoco.mjtState.mjSTATE_INTEGRATION
+    pulled = states.copy()
+    for state in pulled:
+        mujoco.mj_setState(sim.model, data, state, kind)
+        data.xfrc_applied[sim.model.body("cube_main").id, 2] = 0.1
+        mujoco.mj_getState(sim.model, data, state, kind)
+    return pulled
+
+
+def test_the_recorded_start_is_where_the_episode_began(sim: Simulator, lifted: Episode) -> None:
+    sim.placement = Placement(0.02, 0.01)
+    try:
+        result, recording = run_episode(sim, control("zero"), "Pick up the cube", 2_000_000, 3)
+    finally:
+        sim.placement = None
+    assert (result.cube_x_m, result.cube_y_m) == pytest.approx((0.02, 0.01))
+    first = sim.cube_addresses()[0] + 1
+    assert recording.states[0, first : first + 2] == pytest.approx([0.02, 0.01])
+    assert not np.array_equal(recording.states[0], lifted[1].states[0])
 
 
 def test_mcnemar_on_known_counts(lifted: Episode) -> None:

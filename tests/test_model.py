@@ -254,6 +254,38 @@ def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulat
     assert np.ptp(chunks[0][:, :6]) > 0.1
 
 
+@pytest.mark.parametrize("proprioception", [False, True])
+def test_a_policy_is_shown_no_pose_of_the_cube_and_no_seed(
+    text: TextEncoder, sim: Simulator, proprioception: bool
+) -> None:
+    """It acts alike when everything but the picture (and the arm's own state, where asked for) is nonsense."""
+    torch.manual_seed(0)
+    vla = architecture.VLA(dataclasses.replace(SMALL, proprioception=proprioception))
+    observations: list[Observation] = [sim.reset(0)]
+    for _ in range(3):
+        observations.append(sim.step(np.array([1.0, 0, -1, 0, 0, 0, 1]))[0])
+    own = ("gripper_pos",) if proprioception else ()
+
+    def scrambled(seen: Observation) -> Observation:
+        nonsense: dict[str, Any] = {
+            name: np.full_like(value, np.nan, dtype=float)
+            for name, value in vars(seen.evidence).items()
+            if name not in own
+        }
+        fingers = seen.gripper_qpos if proprioception else np.full(2, np.nan)
+        evidence = dataclasses.replace(seen.evidence, **nonsense)
+        return Observation(seen.image, evidence, np.full(4, np.nan), fingers)
+
+    def actions(seed: int, seen: list[Observation]) -> np.ndarray:
+        actor = _actor(vla, text)
+        actor.reset(INSTRUCTIONS[0], seed)
+        return np.stack([actor.act(observation).action for observation in seen])
+
+    honest = actions(0, observations)
+    np.testing.assert_array_equal(honest, actions(2_000_123, [scrambled(seen) for seen in observations]))
+    assert not np.array_equal(honest, actions(0, observations[::-1]))
+
+
 def test_hub_that_never_answers_is_given_up_within_5_seconds() -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

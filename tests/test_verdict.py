@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ import pytest
 
 from vla.env import Simulator
 from vla.rollout import Decision, Step, rollout
-from vla.verdict import CONDITIONS, Judge, Thresholds, check
+from vla.verdict import CONDITIONS, Evidence, Judge, Thresholds, check
+
+Row = dict[str, Any]
+"""Fields of `Evidence`, changed."""
 
 OPEN, CLOSE = -1.0, 1.0
 
@@ -35,6 +38,15 @@ heights: list[float] = []
 @pytest.fixture(autouse=True)
 def _forget_heights() -> None:
     heights.clear()
+
+
+def _judge_rows(held: Evidence, rows: Sequence[Row], **limits: float) -> Judge:
+    """Judge `held` as often as there are rows, each changed by its row, after a start at rest; 50 ms apart."""
+    judge = Judge(dataclasses.replace(Thresholds(), **limits))  # type: ignore[arg-type]
+    judge.start(dataclasses.replace(held, **{**ON_TABLE, "time_s": 0.0}))
+    for step, row in enumerate(rows, start=1):
+        judge.update(dataclasses.replace(held, **{"time_s": 0.05 * step, **row}))
+    return judge
 
 
 def _cube_joint(sim: Simulator) -> tuple[slice, slice]:
@@ -128,20 +140,14 @@ def test_grasp_without_lift_is_rejected(sim: Simulator, expert_episode: tuple[li
 
 
 def test_hold_must_be_unbroken(expert_episode: tuple[list[Step], Judge]) -> None:
-    steps, _ = expert_episode
-    held = steps[-1].outcome.evidence
-    dropped = dataclasses.replace(held, left_squeeze_n=0.0)
-    judge = Judge()
-    judge.update(dataclasses.replace(held, height_m=0.0))  # on the table
-    for index in range(100):
-        judge.update(dropped if index % 15 == 14 else held)
+    held = expert_episode[0][-1].outcome.evidence
+    rows: list[Row] = [{"left_squeeze_n": 0.0} if index % 15 == 14 else {} for index in range(100)]
+    judge = _judge_rows(held, rows)
     assert not judge.success
     verdict = judge.verdict()
-    assert (verdict.failed, verdict.step) == ("squeezed", 91)
-    assert "held for 14 of 20 steps at most; at step 91" in verdict.words
-    for _ in range(judge.limits.hold_steps):
-        judge.update(held)
-    assert judge.success
+    assert (verdict.failed, verdict.step) == ("squeezed", 90)
+    assert "held for 14 of 20 steps at most; at step 90" in verdict.words
+    assert _judge_rows(held, rows + [{}] * judge.limits.hold_steps).success
 
 
 @pytest.mark.parametrize(
@@ -151,10 +157,13 @@ def test_hold_must_be_unbroken(expert_episode: tuple[list[Step], Judge]) -> None
         ("closing", {"closing_commanded": False}),
         ("fitting", {"opening_m": 0.070}),
         ("fitting", {"opening_m": 0.002}),
+        ("fitting", {"cube_width_m": 0.07, "cube_extent_m": 0.07}),
         ("squeezed", {"left_squeeze_n": 1.0}),
         ("squeezed", {"right_squeeze_n": -5.0}),
         ("opposed", {"right_angle_deg": 60.0}),
         ("between", {"between_pads": False}),
+        ("borne", {"borne_weights": 0.4}),
+        ("borne", {"borne_weights": -3.0}),
         ("moving_together", {"slip_speed_mps": 0.05}),
         ("not_spinning", {"slip_spin_radps": 1.0}),
         ("free", {"other_contact": True}),
@@ -171,12 +180,121 @@ def test_each_condition_alone_rejects(
 
 def test_slow_slip_over_the_hold_rejects(expert_episode: tuple[list[Step], Judge]) -> None:
     held = expert_episode[0][-1].outcome.evidence
+    # 10 mm/s: below the velocity limit
+    rows = [{"cube_in_gripper": held.cube_in_gripper + np.array([0, 0, 0.0005 * index])} for index in range(60)]
+    assert _judge_rows(held, rows).verdict().failed == "not_slipping"
+
+
+AWAY = np.array([0.06, 0.0, 0.0])
+ON_TABLE: Row = {"height_m": 0.0, "cube_speed_mps": 0.0, "left_touch": False, "right_touch": False}
+IN_THE_AIR: Row = {"height_m": 0.05, "left_touch": False, "right_touch": False}
+ON_THE_FLOOR: Row = {**ON_TABLE, "height_m": -0.8}
+HOLD: list[Row] = [{}] * 20
+WIDE = {"max_jump_m": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "success"),
+    [
+        (HOLD, True),
+        ([ON_TABLE] * 3 + HOLD, True),
+        ([IN_THE_AIR] + HOLD, False),  # thrown up, and caught
+        ([IN_THE_AIR | {"left_touch": True}] + HOLD, True),  # raised by one finger first
+        ([IN_THE_AIR, ON_TABLE] + HOLD, True),  # dropped, and lifted again
+        ([IN_THE_AIR] + [ON_THE_FLOOR] * 12 + HOLD, False),
+    ],
+)
+def test_the_cube_is_carried_from_the_table(
+    expert_episode: tuple[list[Step], Judge], rows: list[Row], success: bool
+) -> None:
+    judge = _judge_rows(expert_episode[0][-1].outcome.evidence, rows)
+    assert judge.success == success
+    assert success or judge.verdict().failed == "carried"
+
+
+@pytest.mark.parametrize(
+    ("after_the_jump", "limits", "success"),
+    [
+        ([], {}, False),
+        ([], WIDE, True),
+        ([ON_TABLE] * 10, {}, False),  # the first of them is the jump itself
+        ([ON_TABLE] * 11, {}, True),
+        ([ON_TABLE | {"left_touch": True}] * 30, {}, False),  # into the waiting gripper
+        ([ON_TABLE | {"cube_speed_mps": 0.1}] * 30, {}, False),
+        ([ON_THE_FLOOR] * 30, {}, False),
+        ([ON_TABLE] * 6 + [IN_THE_AIR] + [ON_TABLE] * 6, {}, False),
+    ],
+)
+def test_after_a_jump_the_cube_must_rest_on_the_table(
+    expert_episode: tuple[list[Step], Judge], after_the_jump: list[Row], limits: Row, success: bool
+) -> None:
+    held = expert_episode[0][-1].outcome.evidence
+    rows: list[Row] = [row | {"cube_pos": held.cube_pos + AWAY} for row in after_the_jump + HOLD]
+    judge = _judge_rows(held, rows, **limits)
+    assert judge.success == success
+    assert success or judge.verdict().failed == "carried"
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        ({}, None),
+        ({"height_m": 0.003}, "settled"),
+        ({"height_m": -0.003}, "settled"),
+        ({"cube_speed_mps": 0.05}, "settled"),
+        ({"cube_speed_mps": np.nan}, "valid"),
+    ],
+)
+def test_the_start_is_judged(expert_episode: tuple[list[Step], Judge], start: Row, reason: str | None) -> None:
     judge = Judge()
-    judge.update(dataclasses.replace(held, height_m=0.0))  # on the table
-    for index in range(60):
-        moved = held.cube_in_gripper + np.array([0, 0, 0.0005 * index])  # 10 mm/s: below the velocity limit
-        judge.update(dataclasses.replace(held, cube_in_gripper=moved))
-    assert judge.verdict().failed == "not_slipping"
+    judge.start(dataclasses.replace(expert_episode[0][-1].outcome.evidence, **{**ON_TABLE, **start}))
+    assert (judge.invalid_reason is None) == (reason is None)
+    assert reason is None or judge.verdict().failed == reason
+
+
+@pytest.mark.parametrize("period_s", [0.0, -0.05, 0.024, 0.048, 0.052, np.nan])
+def test_another_clock_is_invalid(expert_episode: tuple[list[Step], Judge], period_s: float) -> None:
+    held = expert_episode[0][-1].outcome.evidence
+    late: list[Row] = [{"time_s": 0.25 + period_s}] + [{"time_s": 0.25 + period_s + 0.05 * i} for i in range(1, 20)]
+    judge = _judge_rows(held, HOLD[:5] + late)
+    assert not judge.success
+    assert judge.verdict().failed == "valid"
+    assert judge.verdict().step == 6
+    first = _judge_rows(held, [{"time_s": period_s}])
+    assert first.invalid_reason is not None  # counted from the start, too
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Evidence)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_evidence_that_is_not_finite_is_invalid(
+    expert_episode: tuple[list[Step], Judge], name: str, bad: float
+) -> None:
+    held = expert_episode[0][-1].outcome.evidence
+    judge = _judge_rows(held, [{}] * 3 + [{name: np.full_like(getattr(held, name), bad, dtype=float)}] + HOLD)
+    assert not judge.success
+    assert judge.verdict().step == 4
+    assert name in judge.explain()
+
+
+def test_a_judge_that_saw_no_start_refuses(expert_episode: tuple[list[Step], Judge]) -> None:
+    with pytest.raises(AssertionError, match="begins in"):
+        Judge().update(expert_episode[0][-1].outcome.evidence)
+
+
+def test_an_actor_cannot_rewrite_what_the_judge_remembers(expert_episode: tuple[list[Step], Judge]) -> None:
+    held = expert_episode[0][-1].outcome.evidence
+    judge = Judge()
+    judge.start(dataclasses.replace(held, **{**ON_TABLE, "time_s": 0.0}))
+    for step in range(1, 40):
+        drift, way = np.array([0, 0, 0.0005 * step]), np.array([0.06 * step, 0, 0])
+        shown = dataclasses.replace(
+            held, time_s=0.05 * step, cube_in_gripper=held.cube_in_gripper + drift, cube_pos=held.cube_pos + way
+        )
+        judge.update(shown)
+        shown.cube_in_gripper[:] += [0, 0, 0.0005]  # what comes next, so that nothing seems to move
+        shown.cube_pos[:] += [0.06, 0, 0]
+    assert not judge.ever["carried"]
+    assert not judge.success
 
 
 def test_diverged_episode_is_invalid_and_a_failure(sim: Simulator) -> None:

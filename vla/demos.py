@@ -22,7 +22,7 @@ from vla.errors import UserError
 from vla.files import atomic_path
 from vla.verdict import Evidence, Judge
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # gzip is the one strong filter that every h5py can read. Its window is 32 KiB: a chunk of 16 frames of
 # one 28x28 tile (37 KiB) lets it see the same tile in the frame before, and most tiles never change.
@@ -32,7 +32,7 @@ GZIP_LEVEL = 9
 VALID_FRACTION = 0.1
 
 _ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
-_DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence")
+_DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence", "start_evidence")
 _DEMO_ATTRIBUTES = ("language_instruction", "success", "episode_length", "seed")
 
 
@@ -60,6 +60,8 @@ class Demo:
     """Low-dimensional observations before the action, (T, n) each, by robomimic's names."""
     evidence: Mapping[str, np.ndarray]
     """`vla.verdict.Evidence` after the action, (T, ...) for each field."""
+    start_evidence: Evidence
+    """Of the state that the episode began in."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -67,6 +69,7 @@ class Demo:
     def judges(self) -> Iterator[Judge]:
         """The verdict after each step, from the recorded evidence; the same object, updated."""
         judge = Judge()
+        judge.start(self.start_evidence)
         for row in range(len(self)):
             judge.update(Evidence(**{name: column[row] for name, column in self.evidence.items()}))
             yield judge
@@ -86,6 +89,8 @@ def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
     group["obs/agentview_image"] = group["images"]  # a hard link: robomimic's name at no cost
     for name, values in demo.evidence.items():
         group.create_dataset(f"evidence/{name}", data=values)
+    for name, value in vars(demo.start_evidence).items():
+        group.create_dataset(f"start_evidence/{name}", data=value)
     group.attrs["language_instruction"] = demo.instruction
     group.attrs["success"] = True
     group.attrs["episode_length"] = len(demo)
@@ -102,6 +107,7 @@ def read_demo(group: h5py.Group) -> Demo:
         seed=int(group.attrs["seed"]),
         observations=observations,
         evidence={field.name: group["evidence"][field.name][:] for field in dataclasses.fields(Evidence)},
+        start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
         **{name: group[name][:] for name in _ARRAYS},
     )
 

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from vla.demos import attribute_text
-from vla.env import EnvConfig, Simulator, version_drift
+from vla.env import EnvConfig, SimulationDivergedError, Simulator, version_drift
 from vla.errors import UserError
 from vla.evaluation import EpisodeResult, Recording
 from vla.files import atomic_path
 from vla.second_judge import rejudge
 
 EPISODES_VERSION = 1
+
+REPLAY_SHARE = 1e-6
+"""Metres, radians, and shares of large numbers, by which a replayed state may differ. On one machine none differs by a
+bit; actions that are off by 1e-12, as another processor's rounding would make them, lead away by 5e-12."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,15 @@ class Rejudged:
     seed: int
     verdict: bool
     second_opinion: bool
+    """A success to the second judge: by the states' own evidence, and these states follow from the actions."""
     words: str
+    """The first judge's."""
+    doubt: str | None
+    """Why the second judge holds the episode as a whole for void: its start, its physics, or a recording that the
+    simulator does not repeat; None: it does not."""
+    follows: bool
+    """The simulator, given the seed and the actions, comes to the recorded states; True also where an episode is void
+    by itself."""
 
 
 def write_episodes(path: Path, env: EnvConfig, episodes: Sequence[tuple[EpisodeResult, Recording]]) -> None:
@@ -42,7 +55,6 @@ def write_episodes(path: Path, env: EnvConfig, episodes: Sequence[tuple[EpisodeR
             group.attrs["seed"] = result.seed
             group.attrs["success"] = result.success
             group.attrs["verdict"] = result.verdict
-            group.attrs["invalid"] = result.invalid_reason is not None
 
 
 @contextmanager
@@ -68,6 +80,29 @@ def open_episodes(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
+def replay(sim: Simulator, seed: int, states: np.ndarray, actions: np.ndarray) -> str | None:
+    """Run the actions once more, and say where the recorded states are not what they lead to; None: nowhere.
+
+    States that a hand, an outside force or another simulator made can look like a lift, and still tell of none. Only
+    for episodes without a perturbation: the file knows of none.
+    """
+    sim.reset(seed)
+    if not _same(sim.full_state(), states[0]):
+        return f"it did not begin as seed {seed} begins"
+    for number, (action, state) in enumerate(zip(actions, states[1:], strict=False), start=1):
+        try:
+            sim.step(action)
+        except SimulationDivergedError as error:
+            return f"at step {number}, {error}"
+        if not _same(sim.full_state(), state):
+            return f"the state after step {number} does not follow from the actions"
+    return None
+
+
+def _same(state: np.ndarray, recorded: np.ndarray) -> bool:
+    return state.shape == recorded.shape and bool(np.allclose(state, recorded, rtol=REPLAY_SHARE, atol=REPLAY_SHARE))
+
+
 def rejudge_file(path: Path) -> list[Rejudged]:
     """The second judge on every episode of a file, beside the verdict that it was written with."""
     with open_episodes(path) as file:
@@ -81,10 +116,12 @@ def rejudge_file(path: Path) -> list[Rejudged]:
         rejudged = []
         for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
             group = file[name]
-            closing = [bool(command > 0) for command in group["actions"][:, -1]]
-            opinion = rejudge(sim.model, sim.config.scene.target, group["states"][:], closing)
-            # An action that was not a number never reached the physics: only the file's mark tells of it.
-            second = opinion.success and not group.attrs["invalid"]
+            seed, states, actions = int(group.attrs["seed"]), group["states"][:], group["actions"][:]
+            opinion = rejudge(sim.model, sim.config.scene.target, states, actions)
+            strayed = None if opinion.broken_rule else replay(sim, seed, states, actions)
+            doubt = opinion.broken_rule or strayed
             words = attribute_text(group.attrs["verdict"])
-            rejudged.append(Rejudged(name, int(group.attrs["seed"]), bool(group.attrs["success"]), second, words))
+            second = opinion.success and doubt is None
+            verdict = bool(group.attrs["success"])
+            rejudged.append(Rejudged(name, seed, verdict, second, words, doubt, strayed is None))
         return rejudged

@@ -21,7 +21,7 @@ from vla.inference import RemoteModel
 from vla.perturb import Perturbation
 from vla.policy import ControlConfig, PolicyActor
 from vla.push_test import MAX_PUSH_M
-from vla.rollout import Actor, Step, rollout
+from vla.rollout import Actor, Step, Trace, rollout
 from vla.stats import markdown_table, rate
 from vla.text import InstructionEmbeddings
 from vla.verdict import Evidence, Judge, Thresholds, check
@@ -113,7 +113,7 @@ class Recording:
     states: np.ndarray
     """(T + 1, n) full states (`Simulator.full_state`)."""
     actions: np.ndarray
-    """(T, 7) executed."""
+    """(T, 7) as executed; one more where it ended the episode and led to no state."""
     strip: np.ndarray
     """(h, w, 3) uint8, frames from the first to the last, side by side."""
 
@@ -133,11 +133,10 @@ def run_episode(
     """
     judge = Judge()
     steps: list[Step] = []
-    states: list[np.ndarray] = []
+    trace = Trace()
     try:
-        for step in rollout(sim, actor, instruction, seed, max_steps, judge):
+        for step in rollout(sim, actor, instruction, seed, max_steps, judge, trace):
             steps.append(step)
-            states.append(sim.full_state())
     except UserError:
         raise
     except Exception as error:  # whatever a policy may raise
@@ -145,13 +144,14 @@ def run_episode(
     push_m = sim.push_test() if push and judge.success else None
     if video is not None and steps:
         write_video(video, episode_frames(steps, itertools.repeat(instruction)))
-    first = sim.reset(seed)
+    first = trace.first
+    assert first is not None, "a rollout that was begun has seen the start"
     recording = Recording(
-        states=np.stack([sim.full_state(), *states]),
-        actions=np.stack([step.decision.action for step in steps]) if steps else np.zeros((0, ACTION_DIM), np.float32),
+        states=np.stack(trace.states),
+        actions=np.stack(trace.actions) if trace.actions else np.zeros((0, ACTION_DIM), np.float32),
         strip=frame_strip([step.observation.image for step in steps] or [first.image]),
     )
-    return episode_result(steps, judge, instruction, seed, sim.target_yaw_deg(), first.evidence, push_m), recording
+    return episode_result(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m), recording
 
 
 def episode_result(

@@ -24,9 +24,11 @@ _EDITED = (
     "geom_rbound",
     "geom_aabb",
     "geom_friction",
+    "geom_solref",
     "body_pos",
     "body_mass",
     "body_inertia",
+    "dof_M0",
     "dof_frictionloss",
     "actuator_forcerange",
 )
@@ -35,12 +37,13 @@ _EDITED = (
 @contextlib.contextmanager
 def restored(model: Any) -> Iterator[None]:
     """Put back, at the end, every array of the `mujoco.MjModel` that this module's functions change."""
-    saved = {name: getattr(model, name).copy() for name in _EDITED}
+    arrays = [model.opt.gravity, *(getattr(model, name) for name in _EDITED)]
+    saved = [array.copy() for array in arrays]
     try:
         yield
     finally:
-        for name, value in saved.items():
-            getattr(model, name)[...] = value
+        for array, value in zip(arrays, saved, strict=True):
+            array[...] = value
 
 
 def resize_box(model: Any, geom_name: str, half_size_m: np.ndarray) -> None:
@@ -58,6 +61,7 @@ def resize_cube(model: Any, target: str, factors: np.ndarray | float) -> None:
     x, y, z = (2 * model.geom_size[model.geom(f"{target}_g0").id]) ** 2
     body = model.body(f"{target}_main").id
     model.body_inertia[body] = model.body_mass[body] / 12 * np.array([y + z, x + z, x + y])
+    _update_free_body(model, body)
 
 
 def scale_mass(model: Any, target: str, factor: float) -> None:
@@ -65,6 +69,14 @@ def scale_mass(model: Any, target: str, factor: float) -> None:
     body = model.body(f"{target}_main").id
     model.body_mass[body] *= factor
     model.body_inertia[body] *= factor
+    _update_free_body(model, body)
+
+
+def _update_free_body(model: Any, body: int) -> None:
+    """MuJoCo keeps the mass matrix of a free body from when the model was made; only the weight would follow."""
+    first = model.body_dofadr[body]
+    model.dof_M0[first : first + 3] = model.body_mass[body]
+    model.dof_M0[first + 3 : first + 6] = model.body_inertia[body]
 
 
 def scale_friction(model: Any, target: str, factor: float) -> None:

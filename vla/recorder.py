@@ -81,4 +81,5 @@ def demo_from_steps(steps: list[Step], instruction: str, seed: int) -> Demo:
             field.name: np.array([getattr(outcome, field.name) for outcome in outcomes])
             for field in dataclasses.fields(Evidence)
         },
+        start_evidence=before[0].evidence,
     )

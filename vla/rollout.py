@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -54,12 +54,32 @@ class Step:
     """Time that the actor took, from observation to action."""
 
 
-def rollout(sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, judge: Judge) -> Iterator[Step]:
+@dataclass
+class Trace:
+    """What the second judge needs of an episode, filled on the way."""
+
+    first: Observation | None = None
+    """What the episode began with."""
+    yaw_deg: float = 0.0
+    """Of the cube then, in [-45, 45)."""
+    states: list[np.ndarray] = field(default_factory=list)
+    """Full states (`Simulator.full_state`): at the start, and after each action."""
+    actions: list[np.ndarray] = field(default_factory=list)
+    """(7,) each, to the last bit as the simulator was given them; one more than led to a state, where that one
+    ended the episode."""
+
+
+def rollout(
+    sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, judge: Judge, trace: Trace | None = None
+) -> Iterator[Step]:
     """Run one episode, step by step, until success, divergence or `max_steps`; none where the start is unsettled.
 
-    `judge` is filled on the way and holds the verdict when the iterator ends.
+    `judge` and `trace` are filled on the way; the verdict stands when the iterator ends.
     """
+    trace = trace or Trace()
     observation = sim.reset(seed)
+    trace.first, trace.yaw_deg = observation, sim.target_yaw_deg()
+    trace.states.append(sim.full_state())
     judge.start(observation.evidence)
     if judge.invalid_reason is not None:
         return
@@ -69,12 +89,14 @@ def rollout(sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps
         start = time.perf_counter()
         decision = actor.act(observation)
         decision_ms = 1e3 * (time.perf_counter() - start)
+        trace.actions.append(decision.action.copy())
         try:
             outcome, reward = sim.step(decision.action)
         except SimulationDivergedError as error:
             judge.invalidate(str(error))
             return
         judge.update(outcome.evidence)
+        trace.states.append(sim.full_state())
         yield Step(index, observation, state, decision, outcome, reward, decision_ms)
         if judge.success:
             return

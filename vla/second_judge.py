@@ -18,6 +18,8 @@ from scipy.spatial.transform import Rotation
 from vla.verdict import Thresholds
 
 CONTROL_PERIOD_S = 0.05
+GRAVITY = 9.81
+"""m/s^2."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,16 @@ class _View:
     cube: np.ndarray
     """(3,) world, metres."""
     bottom_m: float
+    speed_mps: float
     finger_gap_m: float
     narrowest_m: float
     reach_m: float
     """Of the cube along the closing axis."""
     push: tuple[np.ndarray, np.ndarray]
     """(3,) newtons, normal forces of the left and the right finger on the cube."""
+    lift_n: float
+    """What all contacts together push the cube upwards with."""
+    weight_n: float
     axis: np.ndarray
     """(3,) unit vector from the left finger to the right one."""
     touching: frozenset[str]
@@ -60,7 +66,7 @@ class _View:
 
 
 def rejudge(
-    model: Any, target: str, states: Sequence[np.ndarray], closing: Sequence[bool], limits: Thresholds | None = None
+    model: Any, target: str, states: Sequence[np.ndarray], actions: np.ndarray, limits: Thresholds | None = None
 ) -> SecondOpinion:
     """Judge an episode from its recording.
 
@@ -68,7 +74,7 @@ def rejudge(
         model: the `mujoco.MjModel` that the states belong to.
         target: robosuite's name of the cube.
         states: T + 1 full states (`Simulator.full_state`): at the start, and after each of T control steps.
-        closing: T gripper commands.
+        actions: (T, 7) as executed; one more where it led to no state.
     """
     import mujoco
 
@@ -82,14 +88,20 @@ def rejudge(
         mujoco.mj_setState(model, data, state, kind)
         mujoco.mj_forward(model, data)
         views.append(_look(model, data, target))
+    if not np.isfinite(actions).all():
+        return SecondOpinion(False, 0, "an action is not finite")
+    if len(actions) != len(views) - 1:
+        return SecondOpinion(False, 0, f"{len(actions)} actions led to {len(views) - 1} states")
     broken = _broken_rule(views, rules)
-    held = _longest_hold(views, closing, rules)
+    held = _longest_hold(views, [bool(action[-1] > 0) for action in actions], rules)
     return SecondOpinion(broken is None and held >= rules.hold_steps, held, broken)
 
 
 def _broken_rule(views: Sequence[_View], rules: Thresholds) -> str | None:
     if abs(views[0].bottom_m) > rules.max_start_height_m:
         return "the cube did not begin on the table"
+    if views[0].speed_mps > rules.max_start_speed_mps:
+        return "the cube moved when the episode began"
     for before, after in itertools.pairwise(views):
         if not np.isclose(after.time_s - before.time_s, CONTROL_PERIOD_S, atol=1e-3):
             return f"time went from {before.time_s:.3f} s to {after.time_s:.3f} s within a control step"
@@ -98,12 +110,16 @@ def _broken_rule(views: Sequence[_View], rules: Thresholds) -> str | None:
 
 def _longest_hold(views: Sequence[_View], closing: Sequence[bool], rules: Thresholds) -> int:
     longest = held = 0
-    carried = views[0].bottom_m <= rules.on_table_m
+    carried, rested = True, rules.rest_steps  # the start is `_broken_rule`'s
     origin: np.ndarray | None = None
     for (before, now), told_to_close in zip(itertools.pairwise(views), closing, strict=True):
         jumped = np.linalg.norm(now.cube - before.cube) > rules.max_jump_m
         in_touch = bool(now.touching & {"left", "right"})
-        carried = not jumped and (now.bottom_m <= rules.on_table_m or (carried and in_touch))
+        lies = abs(now.bottom_m) <= rules.on_table_m
+        if jumped or rested < rules.rest_steps:
+            quiet = lies and not jumped and not in_touch and now.speed_mps <= rules.max_start_speed_mps
+            rested = rested + 1 if quiet else 0
+        carried = not jumped and ((lies and rested >= rules.rest_steps) or (carried and in_touch))
         place = now.in_hand if origin is None else origin
         good = (
             carried
@@ -111,6 +127,7 @@ def _longest_hold(views: Sequence[_View], closing: Sequence[bool], rules: Thresh
             and now.bottom_m > rules.min_height_m
             and now.touching == {"left", "right"}
             and _is_squeezed(now, rules)
+            and now.lift_n >= rules.min_borne_weights * now.weight_n
             and _keeps_still(before, now, rules)
             and np.linalg.norm(now.in_hand - place) <= rules.max_drift_m
         )
@@ -191,16 +208,24 @@ def _look(model: Any, data: Any, target: str) -> _View:
     for jacobian, body in zip(motion, (model.body(f"{target}_main").id, hand.id), strict=True):
         mujoco.mj_jac(model, data, jacobian[0], jacobian[1], geom.xpos, body)
     slip, spin = (motion[0] - motion[1]) @ data.qvel
+    # The cube moves freely: the third of its coordinates is its height, and feels no joint, only contacts.
+    contact_types = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_FRICTIONLESS)  # and all that follow
+    by_contacts = np.where(data.efc_type >= contact_types, data.efc_force, 0.0)
+    on_coordinates = np.zeros(model.nv)
+    mujoco.mj_mulJacTVec(model, data, on_coordinates, by_contacts)
     hand_turn = Rotation.from_matrix(hand.xmat.reshape(3, 3))
     fingers = [data.joint(f"gripper0_right_finger_joint{i}").qpos[0] for i in (1, 2)]
     return _View(
         time_s=float(data.time),
         cube=geom.xpos.copy(),
         bottom_m=float(corners[:, 2].min() - table_top),
+        speed_mps=float(np.linalg.norm(motion[0][0] @ data.qvel)),
         finger_gap_m=float(abs(fingers[0]) + abs(fingers[1])),
         narrowest_m=float(2 * half.min()),
         reach_m=float(np.ptp(corners @ axis)),
         push=(push["left"], push["right"]),
+        lift_n=float(on_coordinates[model.joint(f"{target}_joint0").dofadr[0] + 2]),
+        weight_n=float(model.body(f"{target}_main").mass[0] * GRAVITY),
         axis=axis,
         touching=frozenset(touching),
         off_centre_m=(abs(along), float(np.linalg.norm(offset - along * axis))),

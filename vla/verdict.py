@@ -15,6 +15,9 @@ import numpy as np
 REPORTED_HEIGHT_M = 0.08
 """The report's criterion: the cube's height in the world frame. The table top itself is at 0.80 m."""
 
+STANDARD_GRAVITY = 9.81
+"""m/s^2; a constant, so that switching a simulator's gravity off makes no cube lighter to the verdict."""
+
 _GRIPPER = "gripper0_right_"
 _FINGERS = {
     "left": (f"{_GRIPPER}finger1_collision", f"{_GRIPPER}finger1_pad_collision"),
@@ -24,32 +27,53 @@ _FINGERS = {
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an honest grasp looks like: measured on scripted lifts, with margin (docs/verdict.md has the ranges)."""
+    """What an honest grasp looks like, with margin. "Measured": over the holds of docs/verdict.md's honest lifts."""
 
     min_height_m: float = 0.08
-    """Lowest point of the cube above the table top (report sec. 5.7)."""
+    """Lowest point of the cube above the table top. Report sec. 5.7: 8 cm; the report measured it from the floor."""
     fit_margin_m: float = 0.004
     """The finger opening must lie between the cube's shortest edge and its extent along the closing axis (a cube held
-    across its edges lets its corners stand out), give or take this: with something else in between, it does not."""
+    across its edges lets its corners stand out), give or take this: with something else in between, it does not.
+    Ours; measured: 0.7 mm above the one at least, and 0.2 mm below the other; closed on nothing, 30 mm below the
+    smallest cube."""
     min_squeeze_n: float = 2.0
-    """Force of each finger on the cube along the closing axis, towards the other finger."""
+    """Force of each finger on the cube along the closing axis, towards the other finger. Ours, a tenth of what the
+    motors give (measured: 10-21 N); ManiSkill's `is_grasping` asks for 0.5 N."""
     max_squeeze_angle_deg: float = 40.0
-    """Between the normal force of a finger on the cube and the closing axis; steeper, a finger carries."""
+    """Between the normal force of a finger on the cube and the closing axis; steeper, a finger carries. Ours: a cube
+    that is gripped askew presses on the pads' edges, at angles up to this limit (measured), and turns into the grip
+    while it is held; ManiSkill allows 85."""
+    min_borne_weights: float = 0.5
+    """Upward force of the fingers on the cube, in weights of the cube. Measured: 1.00 at rest, 0.76 as the hand brakes
+    at the end of a lift; below half, something else carries most of the cube."""
     max_slip_speed_mps: float = 0.020
-    """Linear velocity of the cube against the gripper, both taken at the cube's centre."""
+    """Linear velocity of the cube against the gripper, both taken at the cube's centre. Ours, three times the
+    measured 7 mm/s. For a steady slip `max_drift_m` is the stricter one: within 1 s this would add up to 20 mm."""
     max_slip_spin_radps: float = 0.5
+    """Angular velocity of the cube against the gripper. Ours, five times the measured 0.1."""
     max_drift_m: float = 0.005
-    """Movement of the cube in the gripper's frame since the hold began."""
+    """Movement of the cube in the gripper's frame since the hold began. Ours, an eighth of the cube and five times the
+    measured 0.9 mm."""
     hold_steps: int = 20
-    """Consecutive control steps, 1.0 s at 20 Hz: a cube thrown upwards stays above 8 cm for 10-12."""
+    """Consecutive control steps, 1.0 s at 20 Hz: a cube thrown upwards stays above 8 cm for 10-12 (measured)."""
+    control_period_s: float = 0.05
+    """Between two states that are judged, or `hold_steps` would be no second: 20 Hz, robosuite's own."""
+    period_tolerance_s: float = 0.001
+    """Half of the physics' own step: one substep more or less is another control period."""
     on_table_m: float = 0.005
-    """Lowest point of the cube above the table top, up to which the table carries it."""
+    """Lowest point of the cube above or below the table top, up to which the table carries it. Ours: it lies at
+    -0.1 mm (measured), and tips when it is pushed."""
     max_jump_m: float = 0.05
-    """Movement of the cube within a control step: 1 m/s, five times as fast as an arm lifts."""
+    """Movement of the cube within a control step: 1 m/s, four times as fast as the expert lifts (measured). A cube
+    that falls out of the hand is faster before it lands, one that is teleported is too."""
+    rest_steps: int = 10
+    """Control steps that the cube must lie still on the table, untouched, after such a jump, before a lift counts
+    again: ours, half a second. Fingers that wait around the place close in less, and the expert takes longer to come
+    back to a cube that was snatched from it (26 steps from there to the next hold, measured)."""
     max_start_height_m: float = 0.002
-    """Lowest point of the cube above (or below) the table top when the episode begins."""
+    """Lowest point of the cube above (or below) the table top when the episode begins; the reset lays it there."""
     max_start_speed_mps: float = 0.02
-    """Of the cube, when the episode begins."""
+    """Of the cube when the episode begins, and while it rests: half a millimetre in a physics step. Measured: 0."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,8 @@ class Evidence:
     right_squeeze_n: float
     left_angle_deg: float
     right_angle_deg: float
+    borne_weights: float
+    """Upward force of the fingers on the cube, friction included, in weights of the cube (mass times 9.81 m/s^2)."""
     between_pads: bool
     slip_speed_mps: float
     slip_spin_radps: float
@@ -94,6 +120,10 @@ class Evidence:
         squeezed = min(self.left_squeeze_n, self.right_squeeze_n) >= limits.min_squeeze_n
         return bool(squeezed and self.fits(limits) and self.between_pads)
 
+    def not_finite(self) -> list[str]:
+        """Names of the fields that are not finite: every comparison with such a number would come out as it likes."""
+        return [name for name, value in vars(self).items() if not np.isfinite(value).all()]
+
 
 CONDITIONS = {
     "lifted": "the cube's lowest point is more than 8 cm above the table",
@@ -103,10 +133,11 @@ CONDITIONS = {
     "opposed": "the fingers press along the line between them, and do not merely carry",
     "between": "the cube's centre is between the finger pads",
     "free": "nothing but the fingers touches the cube",
+    "borne": "the fingers carry the cube's weight, or half of it at least",
     "moving_together": "cube and gripper move with the same velocity",
     "not_spinning": "the cube does not turn against the gripper",
     "not_slipping": "the cube has kept its place in the gripper since the hold began",
-    "carried": "a finger has touched the cube at every step since it left the table, and it never jumped",
+    "carried": "a finger has touched the cube at every step since it left the table, where it lay still after any jump",
 }
 """What must hold together for `Thresholds.hold_steps`, in the order in which a failure is told."""
 
@@ -122,6 +153,7 @@ def check(evidence: Evidence, limits: Thresholds, drift_m: float = 0.0, carried:
         "opposed": max(e.left_angle_deg, e.right_angle_deg) <= limits.max_squeeze_angle_deg,
         "between": e.between_pads,
         "free": not e.other_contact,
+        "borne": e.borne_weights >= limits.min_borne_weights,
         "moving_together": e.slip_speed_mps <= limits.max_slip_speed_mps,
         "not_spinning": e.slip_spin_radps <= limits.max_slip_spin_radps,
         "not_slipping": drift_m <= limits.max_drift_m,
@@ -163,7 +195,10 @@ class Judge:
     longest_hold: int = 0
     _hold_start: np.ndarray | None = None
     _carried: bool = False
-    _last_cube_pos: np.ndarray | None = None
+    _rested: int = 0
+    """Control steps that the cube has lain still since it jumped, `rest_steps` at most."""
+    _last: tuple[float, np.ndarray] | None = None
+    """Time and the cube's position at the latest state; None before `start`."""
     _broken: tuple[str, int] | None = None
     """The condition that ended the longest hold, or that was missing at the step that came nearest to one."""
     _most_met: int = -1
@@ -171,7 +206,10 @@ class Judge:
 
     def start(self, evidence: Evidence) -> None:
         """Judge the state that the episode begins in: the cube must lie still on the table."""
-        self._remember(evidence)
+        assert self._last is None, "a judge watches one episode"
+        self._rested = self.limits.rest_steps
+        self._check_finite(evidence)
+        self._follow(evidence)
         limits = self.limits
         if abs(evidence.height_m) > limits.max_start_height_m or evidence.cube_speed_mps > limits.max_start_speed_mps:
             self.invalidate(
@@ -182,12 +220,15 @@ class Judge:
 
     def update(self, evidence: Evidence) -> None:
         """Judge the state that the last action led to."""
+        assert self._last is not None, "`start` judges the state that the episode begins in; nobody called it"
         self.steps += 1
-        self._remember(evidence)
+        self._check_finite(evidence)
+        self._check_clock(evidence.time_s - self._last[0])
+        self._follow(evidence)
         self.now = self.conditions(evidence)
         if all(self.now.values()):
             if self._hold_start is None:
-                self._hold_start = evidence.cube_in_gripper
+                self._hold_start = evidence.cube_in_gripper.copy()  # the actor is given the same array
             self.held_steps += 1
         else:
             self._note_break()
@@ -242,16 +283,34 @@ class Judge:
         """The verdict in words: what was held, or what was missing."""
         return self.verdict().words
 
-    def _remember(self, evidence: Evidence) -> None:
-        """Follow the cube from the table: who let go of it, or moved it by other means, did not lift it."""
-        jumped = (
-            self._last_cube_pos is not None
-            and float(np.linalg.norm(evidence.cube_pos - self._last_cube_pos)) > self.limits.max_jump_m
-        )
-        on_table = evidence.height_m <= self.limits.on_table_m
+    def _check_finite(self, evidence: Evidence) -> None:
+        bad = evidence.not_finite()
+        if bad:
+            self.invalidate(f"what was measured is not finite: {', '.join(bad)}")
+
+    def _check_clock(self, period_s: float) -> None:
+        needed = self.limits.control_period_s
+        if not abs(period_s - needed) <= self.limits.period_tolerance_s:
+            self.invalidate(f"a control step took {1e3 * period_s:.1f} ms instead of {1e3 * needed:.0f}")
+
+    def _follow(self, evidence: Evidence) -> None:
+        """Follow the cube from the table: who let go of it, or moved it by other means, did not lift it.
+
+        After a jump the cube has to come to rest before a lift counts again. That needs no word from whoever moved
+        it (a perturbation does, and so does a fall out of the hand), and recorded states alone tell it.
+        """
+        limits = self.limits
+        jumped = self._last is not None and bool(np.linalg.norm(evidence.cube_pos - self._last[1]) > limits.max_jump_m)
+        on_table = abs(evidence.height_m) <= limits.on_table_m
         touched = evidence.left_touch or evidence.right_touch
-        self._carried = not jumped and (on_table or (self._carried and touched))
-        self._last_cube_pos = evidence.cube_pos
+        at_rest = on_table and not touched and evidence.cube_speed_mps <= limits.max_start_speed_mps
+        if jumped:
+            self._rested = 0
+        elif self._rested < limits.rest_steps:
+            self._rested = self._rested + 1 if at_rest else 0
+        lying = on_table and self._rested >= limits.rest_steps
+        self._carried = not jumped and (lying or (self._carried and touched))
+        self._last = evidence.time_s, evidence.cube_pos.copy()
 
     def _note_break(self) -> None:
         """Keep what ended the longest hold; before the first one, what was missing when the most was met."""
@@ -277,28 +336,11 @@ def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded:
     cube_body = model.body(f"{target}_main").id
     cube_geom = model.geom(f"{target}_g0").id
     hand_body = model.body(f"{_GRIPPER}right_gripper").id
-    fingers = {side: tuple(model.geom(name).id for name in names) for side, names in _FINGERS.items()}
-    left_pad, right_pad = (scratch.geom_xpos[fingers[side][1]] for side in ("left", "right"))
+    left_pad, right_pad = (scratch.geom_xpos[model.geom(names[1]).id] for names in _FINGERS.values())
     axis = (right_pad - left_pad) / max(float(np.linalg.norm(right_pad - left_pad)), 1e-9)
-
-    touch = {"left": False, "right": False}
-    force = {"left": np.zeros(3), "right": np.zeros(3)}
-    other_contact = False
-    wrench = np.zeros(6)
-    for index in range(scratch.ncon):
-        contact = scratch.contact[index]
-        if cube_geom not in (contact.geom1, contact.geom2):
-            continue
-        other = contact.geom2 if contact.geom1 == cube_geom else contact.geom1
-        side = next((name for name, geoms in fingers.items() if other in geoms), None)
-        if side is None:
-            other_contact = True
-            continue
-        mujoco.mj_contactForce(model, scratch, index, wrench)
-        normal = contact.frame[:3]  # points from geom1 to geom2
-        on_cube = 1.0 if contact.geom2 == cube_geom else -1.0
-        touch[side] = True
-        force[side] += on_cube * wrench[0] * normal
+    normal, total, other_contact = _finger_forces(model, scratch, cube_geom)
+    left_normal, right_normal = (normal.get(side, np.zeros(3)) for side in _FINGERS)
+    weight_n = STANDARD_GRAVITY * float(model.body_mass[cube_body])
 
     cube_pos = scratch.xpos[cube_body].copy()
     grip = scratch.site(f"{_GRIPPER}grip_site")
@@ -324,17 +366,42 @@ def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded:
         cube_width_m=float(2 * half_size.min()),
         cube_extent_m=float(2 * np.abs(axis @ rotation) @ half_size),
         closing_commanded=closing_commanded,
-        left_touch=touch["left"],
-        right_touch=touch["right"],
-        left_squeeze_n=float(force["left"] @ axis),
-        right_squeeze_n=float(-force["right"] @ axis),
-        left_angle_deg=_angle_deg(force["left"], axis),
-        right_angle_deg=_angle_deg(force["right"], -axis),
+        left_touch="left" in normal,
+        right_touch="right" in normal,
+        left_squeeze_n=float(left_normal @ axis),
+        right_squeeze_n=float(-right_normal @ axis),
+        left_angle_deg=_angle_deg(left_normal, axis),
+        right_angle_deg=_angle_deg(right_normal, -axis),
+        borne_weights=float(total[2] / weight_n),
         between_pads=bool(abs(along) < opening / 2 and np.linalg.norm(offset - along * axis) <= float(half_size.min())),
         slip_speed_mps=float(np.linalg.norm(cube_velocity[3:] - hand_at_cube)),
         slip_spin_radps=float(np.linalg.norm(cube_velocity[:3] - hand_velocity[:3])),
         other_contact=other_contact,
     )
+
+
+def _finger_forces(model: Any, data: Any, cube_geom: int) -> tuple[dict[str, np.ndarray], np.ndarray, bool]:
+    """Of every finger that touches the cube the normal force on it, (3,) newtons, world frame; the whole force of both,
+    friction included; and whether anything else touches it."""
+    import mujoco
+
+    sides = {model.geom(name).id: side for side, names in _FINGERS.items() for name in names}
+    normal: dict[str, np.ndarray] = {}
+    total, wrench, other_contact = np.zeros(3), np.zeros(6), False
+    for index in range(data.ncon):
+        contact = data.contact[index]
+        if cube_geom not in (contact.geom1, contact.geom2):
+            continue
+        side = sides.get(contact.geom2 if contact.geom1 == cube_geom else contact.geom1)
+        if side is None:
+            other_contact = True
+            continue
+        mujoco.mj_contactForce(model, data, index, wrench)
+        on_cube = 1.0 if contact.geom2 == cube_geom else -1.0  # the frame's first row points from geom1 to geom2
+        frame = on_cube * contact.frame.reshape(3, 3)
+        normal[side] = normal.get(side, np.zeros(3)) + wrench[0] * frame[0]
+        total += wrench[:3] @ frame
+    return normal, total, other_contact
 
 
 def _table_height(model: Any, data: Any) -> float:

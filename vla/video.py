@@ -60,7 +60,7 @@ def annotate(image: np.ndarray, caption: Caption) -> np.ndarray:
         ("SUCCESS" if judge.success else "not yet", _YES if judge.success else _NO),
         (f"report's rule says: {'success' if judge.reported_success else 'no success'}", _DIM),
     ]
-    y = 12
+    y = 6
     for text, colour in lines:
         draw.text((_PICTURE_PX + 16, y), text, fill=colour, font=_FONT)
         y += 20
@@ -91,7 +91,9 @@ def episode_frames(steps: Iterable[Step], instructions: Iterable[str]) -> Iterat
         instructions: at least as many, what was said at each step.
     """
     judge = Judge()
-    for step, instruction in zip(steps, instructions, strict=False):
+    for index, (step, instruction) in enumerate(zip(steps, instructions, strict=False)):
+        if index == 0:
+            judge.start(step.observation.evidence)
         judge.update(step.outcome.evidence)
         yield step_frame(step, judge, instruction)
 

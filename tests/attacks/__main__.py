@@ -15,17 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import ALL_CONDITIONS
-from tests.attacks.suite import HONEST, AttackResult, run_in_worker
+from tests.attacks.suite import DRIFT, HONEST, QUANTITIES, AttackResult, run_in_worker
 from vla.env import EnvConfig, installed_versions
 from vla.errors import UserError, run_script
 from vla.files import write_text
 from vla.push_test import MAX_PUSH_M
 from vla.stats import markdown_table, rate
 from vla.workers import simulator_pool
+
+DROPPED_MM = 50.0
+"""Pushed by more than the cube's own size, it has left the grip."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,6 @@ def summarise(results: Sequence[AttackResult]) -> dict[str, Any]:
             "accepted_without": Counter(missing for run in runs for missing in run.accepted_without),
         }
     honest = [result for result in results if result.name == HONEST]
-    pushes = [run.push_m for run in honest if run.push_m is not None]
     return {
         "attacks": attacks,
         "honest": {
@@ -99,12 +102,64 @@ def summarise(results: Sequence[AttackResult]) -> dict[str, Any]:
             "accepted": sum(run.accepted for run in honest),
             "accepted_by_second_judge": sum(run.accepted_by_second_judge for run in honest),
             "rejected": [dataclasses.asdict(run) for run in honest if not run.accepted],
-            "largest_push_mm": 1e3 * max(pushes, default=0.0),
-            "pushed_too_far": sum(push > MAX_PUSH_M for push in pushes),
+            "hold": _hold_table(honest),
+            **_pushes(honest),
         },
         "episodes": len(results),
         "disagreements": [dataclasses.asdict(run) for run in results if run.accepted != run.accepted_by_second_judge],
     }
+
+
+def _hold_table(honest: Sequence[AttackResult]) -> list[dict[str, Any]]:
+    """The least and the most of each quantity over the holds of all honest lifts."""
+    holds = [run.hold for run in honest if run.hold is not None]
+    rows = [(quantity.condition, quantity.what, quantity.unit, quantity.accepted) for quantity in QUANTITIES]
+    return [
+        {
+            "condition": condition,
+            "what": what,
+            "unit": unit,
+            "accepted": accepted,
+            "least": min(hold[what][0] for hold in holds),
+            "most": max(hold[what][1] for hold in holds),
+        }
+        for condition, what, unit, accepted in (*rows, DRIFT)
+        if holds
+    ]
+
+
+def _pushes(honest: Sequence[AttackResult]) -> dict[str, Any]:
+    """The push test after the honest lifts, and which cubes gave way by more than it allows."""
+    far = [
+        {"seed": run.seed, "push_mm": 1e3 * run.push_m, **(run.cube or {})}
+        for run in honest
+        if run.push_m is not None and run.push_m > MAX_PUSH_M
+    ]
+    far.sort(key=lambda push: -push["push_mm"])
+    return {
+        "largest_push_mm": 1e3 * max((run.push_m for run in honest if run.push_m is not None), default=0.0),
+        "pushed_too_far": len(far),
+        "dropped": sum(push["push_mm"] > DROPPED_MM for push in far),
+        "pushed_far": far,
+    }
+
+
+def _push_table(far: Sequence[dict[str, float]]) -> str:
+    """The cubes that gave way, those that were dropped and the others."""
+    groups = {
+        f"by {1e3 * MAX_PUSH_M:.0f}-{DROPPED_MM:.0f} mm": [push for push in far if push["push_mm"] <= DROPPED_MM],
+        "and were dropped": [push for push in far if push["push_mm"] > DROPPED_MM],
+    }
+    rows = [
+        (name, str(len(pushes)), *(_factors([push[key] for push in pushes]) for key in ("size", "mass", "friction")))
+        for name, pushes in groups.items()
+        if pushes
+    ]
+    return markdown_table(("cubes that gave way", "lifts", "size", "mass", "friction"), rows)
+
+
+def _factors(values: Sequence[float]) -> str:
+    return f"x{min(values):.2f}-{max(values):.2f}, median {np.median(values):.2f}"
 
 
 def tables(content: dict[str, Any]) -> str:
@@ -133,8 +188,19 @@ def tables(content: dict[str, Any]) -> str:
             f"Honest lifts of other cubes accepted: {rate(honest['accepted'], honest['runs'])}. Pushed afterwards with "
             f"ten times its weight, the cube left its place in the grip by more than {1e3 * MAX_PUSH_M:.0f} mm in "
             f"{honest['pushed_too_far']} of them. The two judges disagreed on {disagreed} episodes.",
+            *([_push_table(honest["pushed_far"])] if honest["pushed_far"] else []),
+            "What the conditions were judged from, over the holds of the honest lifts:",
+            markdown_table(("condition", "measured", "unit", "least", "most", "accepted"), _measured(honest["hold"])),
         )
     )
+
+
+def _measured(hold: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    texts = ("condition", "what", "unit")
+    return [
+        (*(row[key].replace("_", " ") for key in texts), f"{row['least']:.3g}", f"{row['most']:.3g}", row["accepted"])
+        for row in hold
+    ]
 
 
 _JUDGES = ("accepted", "accepted_by_second_judge", "accepted_by_robosuite", "accepted_by_report")

@@ -18,6 +18,8 @@ from vla.model_edits import resize_box, resize_cube, scale_friction
 
 UP = np.array([0.0, 0.0, 1.0])
 STILL = np.array([0, 0, 0, 0, 0, 0, GRIPPER_OPEN])
+LEVEL = np.array([1.0, 0.0, 0.0, 0.0])
+"""Orientation (w x y z) of a cube whose edges lie along the world's axes."""
 CLOSED = np.array([0, 0, 0, 0, 0, 0, GRIPPER_CLOSE])
 
 
@@ -68,8 +70,8 @@ def _spacers(d: Director) -> None:
 
 def _weak_grip(d: Director) -> None:
     d.grasp()
-    d.push_cube(d.cube_weight_n() * UP)
-    d.sim.model.actuator_forcerange[-2:] = [-0.5, 0.5]
+    d.lift(to_m=0.002, steps=1)
+    d.sim.model.actuator_forcerange[-2:] = [-1.5, 1.5]
     d.lift(steps=60)
     d.stay()
 
@@ -100,7 +102,7 @@ def _rotation(quat: np.ndarray) -> Rotation:
 
 
 def _held_by_its_edge(d: Director) -> None:
-    d.place_cube(d.evidence.cube_pos, np.array([1.0, 0, 0, 0]))
+    d.place_cube(d.evidence.cube_pos, LEVEL)
     d.begin()
     beside = d.evidence.cube_pos + [0.024, 0.0, 0.0]
     d.go(beside + 0.06 * UP, GRIPPER_OPEN, 40, keep=False)
@@ -112,7 +114,7 @@ def _held_by_its_edge(d: Director) -> None:
 
 def _rattling(d: Director) -> None:
     def shake() -> None:
-        d.sim.data.qvel[d.cube_qvel][2] += 0.05
+        d.sim.data.qvel[d.cube_qvel][0] += 0.05
 
     d.grasp()
     d.lift(tamper=shake)
@@ -153,17 +155,113 @@ def _put_into_the_grip(d: Director) -> None:
     d.go(d.evidence.cube_pos + 0.2 * UP, GRIPPER_OPEN, 30)
 
     def hold_up() -> None:
-        d.place_cube(d.evidence.gripper_pos, np.array([1.0, 0, 0, 0]))
+        d.place_cube(d.evidence.gripper_pos, LEVEL)
 
     d.stay(12, tamper=hold_up)
     d.stay(60)
+
+
+def _put_between_the_fingers(d: Director) -> None:
+    d.go(d.evidence.cube_pos + [0.0, 0.1, 0.0], GRIPPER_OPEN, 40)
+    place = np.array([*d.evidence.gripper_pos[:2], d.evidence.cube_pos[2]])
+    d.act(STILL, tamper=lambda: d.place_cube(place, LEVEL))
+    d.stay(12)
+    d.lift()
+    d.stay()
+
+
+def _string(d: Director) -> None:
+    d.grasp()
+    d.push_cube(d.cube_weight_n() * UP)
+    d.lift()
+    d.stay()
+
+
+def _no_gravity(d: Director) -> None:
+    d.grasp()
+    d.sim.model.opt.gravity[:] = 0.0
+    d.lift()
+    d.stay()
+
+
+def _wedged_open(d: Director) -> None:
+    d.go(d.evidence.cube_pos + 0.06 * UP, GRIPPER_OPEN, 40, keep=False)
+    d.go(d.evidence.cube_pos, GRIPPER_OPEN, 25)
+    # A cube a little wider than the open gripper, squarely between its fingers.
+    d.place_cube(np.array([d.evidence.cube_pos[0], d.evidence.gripper_pos[1], d.evidence.cube_pos[2]]), LEVEL)
+    half = d.sim.model.geom_size[d.sim.model.geom("cube_g0").id]
+    resize_cube(d.sim.model, "cube", np.array([1.0, (d.evidence.opening_m / 2 + 0.001) / half[1], 1.0]))
+    d.observation = d.sim.changed_by_hand()
+    d.stay(10, GRIPPER_OPEN)
+    d.lift(GRIPPER_OPEN, steps=40)
+    d.stay(gripper=GRIPPER_OPEN)
+
+
+def _forklift(d: Director) -> None:
+    def hold_level(steps: int, rise_m: float = 0.0) -> None:
+        d.go(above + rise_m * UP, GRIPPER_CLOSE, steps, tilt_rad=np.radians(80))
+
+    above = d.evidence.cube_pos + [-0.02, 0.0, 0.35]
+    hold_level(60)
+    # No finger fits below a cube that lies on the table.
+    ahead = Rotation.from_quat(d.observation.eef_quat).apply([0.0, 0.0, 1.0])
+    sideways = np.array([0.0, 1.0, 0.0])
+    upwards = np.cross(ahead, sideways)
+    turn = Rotation.from_matrix(np.stack([ahead, sideways, upwards], axis=1))
+    d.place_cube(d.evidence.gripper_pos - 0.015 * ahead + 0.032 * upwards, turn.as_quat(scalar_first=True))
+    d.observation = d.sim.changed_by_hand()
+    hold_level(20)
+    hold_level(40, rise_m=0.1)
+
+
+def _pinned(d: Director, place: np.ndarray) -> None:
+    """Closed fingers press the cube sideways, to +y or -y of where they are, against what stands there."""
+
+    def hold_up() -> None:
+        d.place_cube(place, LEVEL)
+
+    inwards = np.array([0.0, np.sign(place[1] - d.evidence.gripper_pos[1]), 0.0])
+    d.go(place - 0.02 * inwards, GRIPPER_CLOSE, 25, tamper=hold_up)
+    d.go(place + 0.03 * inwards, GRIPPER_CLOSE, 60)
+
+
+def _against_the_wall(d: Director) -> None:
+    # The robot's controller box, made a wall; it ends below the hand, which is wider than the fingers.
+    model, name = d.sim.model, "fixed_mount0_controller_box_col"
+    wall, half = model.geom(name).id, model.geom_size[model.geom("cube_g0").id]
+    place = np.array([d.evidence.cube_pos[0], 0.17, 0.97])
+    resize_box(model, name, np.array([0.1, 0.01, 0.12]))
+    body = model.geom_bodyid[wall]
+    middle = place + [0.0, half[1] + 0.0105, -0.098]
+    model.geom_pos[wall] = d.sim.data.xmat[body].reshape(3, 3).T @ (middle - d.sim.data.xpos[body])
+    model.geom_sameframe[wall] = 0
+    d.observation = d.sim.changed_by_hand()
+    d.go(place - [0.0, 0.07, 0.0], GRIPPER_CLOSE, 60)
+    _pinned(d, place)
+
+
+def _against_the_table_edge(d: Director) -> None:
+    half = d.sim.model.geom_size[d.sim.model.geom("cube_g0").id]
+    place = np.array([d.evidence.cube_pos[0], 0.4005 + half[1], 0.775])
+    for height in (1.0, 0.95, place[2]):
+        d.go(np.array([place[0], 0.3 if height == 1.0 else 0.52, height]), GRIPPER_CLOSE, 60)
+    _pinned(d, place)
+
+
+def _fast_clock(d: Director) -> None:
+    env = d.sim._env
+    env.initialize_time(2 * d.sim.config.control_freq_hz)
+    try:
+        d.expert(steps=160)
+    finally:
+        env.initialize_time(d.sim.config.control_freq_hz)
 
 
 def _fling_and_catch(d: Director) -> None:
     above = d.evidence.cube_pos + 0.16 * UP
     d.go(above, GRIPPER_OPEN, 40)
     d.stay(4)  # the fingers are on their way when the cube comes
-    d.place_cube(d.evidence.cube_pos, np.array([1.0, 0, 0, 0]), np.array([0, 0, 1.85, 0, 0, 0]))
+    d.place_cube(d.evidence.cube_pos, LEVEL, np.array([0, 0, 1.85, 0, 0, 0]))
     d.observation = d.sim.changed_by_hand()
     d.stay(60)
 
@@ -214,6 +312,8 @@ def _already_held(d: Director) -> None:
 
 
 def _explosion(d: Director) -> None:
+    model = d.sim.model
+    model.geom_solref[[model.geom(name).id for name in ("cube_g0", "table_collision")]] = [0.02, 0.4]  # they spring
     d.place_cube(d.evidence.cube_pos - 0.03 * UP)
     d.begin()
     d.stay(60, GRIPPER_OPEN)
@@ -242,7 +342,7 @@ def _glued(offset_m: tuple[float, float, float], gripper: float) -> Callable[[Di
         d.go(d.evidence.cube_pos + 0.1 * UP, gripper, 30)
 
         def follow() -> None:
-            d.place_cube(d.evidence.gripper_pos + offset_m, np.array([1.0, 0, 0, 0]))
+            d.place_cube(d.evidence.gripper_pos + offset_m, LEVEL)
             hand = d.sim.model.body("gripper0_right_right_gripper").id
             d.sim.data.qvel[d.cube_qvel][:3] = d.sim.data.cvel[hand][3:]
 
@@ -280,8 +380,9 @@ ATTACKS = {
     "closed-on-nothing": Attack("the gripper closes beside the cube and rises", _closed_on_nothing),
     "low-lift": Attack("an honest grasp, held 6 cm above the table", _low_lift, only="lifted"),
     "jammed-open": Attack("jammed fingers that are told to open", _jammed_open, only="closing"),
+    "wedged-open": Attack("a wide cube wedged between open fingers", _wedged_open, only="closing"),
     "spacers": Attack("spacers between fingers and cube", _spacers, only="fitting"),
-    "weak-grip": Attack("a weightless cube between fingers without force", _weak_grip, only="squeezed"),
+    "weak-grip": Attack("a grip of less than 2 N", _weak_grip, only="squeezed"),
     "skewed-jaws": Attack("bent fingers carry the cube between slanted faces", _skewed_jaws, only="opposed"),
     "edge": Attack("the cube held by its outermost edge", _held_by_its_edge, only="between"),
     "palm": Attack("a tall cube wedged against the palm", _against_the_palm, only="free"),
@@ -289,6 +390,11 @@ ATTACKS = {
     "spinning": Attack("the cube turns in the grip", _spinning, only="not_spinning"),
     "creeping": Attack("the cube creeps through the fingers", _creeping, only="not_slipping"),
     "put-into-the-grip": Attack("the cube is put into the grip in the air", _put_into_the_grip, only="carried"),
+    "put-between-the-fingers": Attack(
+        "the cube is put into the waiting gripper on the table", _put_between_the_fingers, only="carried"
+    ),
+    "string": Attack("a hidden string carries the cube in closed fingers", _string, only="borne"),
+    "no-gravity": Attack("gravity is switched off once the cube is grasped", _no_gravity, only="borne"),
     "fling-and-catch": Attack("the cube is thrown up and caught", _fling_and_catch),
     "fling": Attack("the cube is thrown up", _fling),
     "brief-hold": Attack("an honest lift, held for 15 steps and dropped, twice", _brief_hold, only="hold"),
@@ -297,7 +403,7 @@ ATTACKS = {
     "dropped-in": Attack("the cube falls from 5 cm as the episode begins", _dropped_in, only="settled"),
     "spawned-high": Attack("the cube begins 30 cm above the table", _spawned_high),
     "already-held": Attack("the episode begins with the cube held up", _already_held),
-    "explosion": Attack("the cube begins inside the table top and is shot out", _explosion),
+    "explosion": Attack("the cube begins inside a springy table top and is shot out", _explosion),
     "teleported": Attack("the cube is set into the air at each step", _teleported),
     "levitated": Attack("an outside force carries the cube", _levitated),
     "magnet": Attack("an outside force keeps the cube in the open gripper", _magnet),
@@ -305,6 +411,10 @@ ATTACKS = {
     "outer-face": Attack("the cube sticks to the outer face of a finger", _glued((0.0, 0.05, 0.02), GRIPPER_CLOSE)),
     "one-finger": Attack("the cube sticks to the inner face of one finger", _glued((0.0, 0.018, 0.0), GRIPPER_OPEN)),
     "on-the-hand": Attack("the cube lies on the side of the hand", _glued((0.055, 0.0, 0.08), GRIPPER_CLOSE)),
+    "forklift": Attack("the cube lies on two closed fingers, held level", _forklift),
+    "wall": Attack("closed fingers press the cube against a wall", _against_the_wall),
+    "table-edge": Attack("closed fingers press the cube against the table's edge", _against_the_table_edge),
+    "fast-clock": Attack("an honest lift in a simulator with control steps of 24 ms", _fast_clock, only="valid"),
     "diverged": Attack("the physics diverges once; then an honest lift", _diverged, only="valid"),
     "not-a-number": Attack("one action is not a number; then an honest lift", _not_a_number, only="valid"),
 }

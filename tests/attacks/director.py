@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from vla.env import GRIPPER_CLOSE, POSITION_SCALE_M, ROTATION_SCALE_RAD, Observation, SimulationDivergedError, Simulator
 from vla.expert import ExpertActor, ExpertConfig, upright_turn
@@ -49,7 +50,9 @@ class Director:
     observation: Observation = field(init=False)
     states: list[np.ndarray] = field(default_factory=list)
     """Full states: at the start, and after each step."""
-    closing: list[bool] = field(default_factory=list)
+    outcomes: list[Evidence] = field(default_factory=list)
+    """After each step."""
+    actions: list[np.ndarray] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
     robosuite_success: bool = False
 
@@ -77,8 +80,10 @@ class Director:
         """One control step; `tamper` changes the state that it led to, before anybody looks."""
         if not self.states:
             self.begin()
+        action = np.asarray(action, dtype=np.float32)
+        self.actions.append(action)
         try:
-            self.observation, _ = self.sim.step(np.asarray(action, dtype=np.float32))
+            self.observation, _ = self.sim.step(action)
         except SimulationDivergedError as error:
             for judge in (self.judge, *self.mutants.values()):
                 judge.invalidate(str(error))
@@ -90,9 +95,9 @@ class Director:
             judge.update(self.evidence)
         self.robosuite_success = self.robosuite_success or self.sim.robosuite_success()
         self.states.append(self.sim.full_state())
-        self.closing.append(self.evidence.closing_commanded)
+        self.outcomes.append(self.evidence)
         if self.film:
-            caption = Caption(len(self.closing), "", f"seed {self.seed}", float(action[-1]), self.evidence, self.judge)
+            caption = Caption(len(self.actions), "", f"seed {self.seed}", float(action[-1]), self.evidence, self.judge)
             self.frames.append(annotate(self.observation.image, caption))
 
     def expert(
@@ -125,13 +130,18 @@ class Director:
         steps: int,
         tamper: Callable[[], None] | None = None,
         keep: bool = True,
+        tilt_rad: float = 0.0,
     ) -> None:
-        """Move the grip site to (3,) world metres, hand upright, and stay; `keep` False: only until it is there."""
+        """Move the grip site to (3,) world metres and stay; `keep` False: only until it is there.
+
+        The hand is upright, or its fingers are tilted forwards by `tilt_rad`, as far as the arm's joints allow.
+        """
+        tilt = Rotation.from_rotvec([0.0, -tilt_rad, 0.0])
         for _ in range(steps):
             move = np.asarray(target) - self.evidence.gripper_pos
             if not keep and float(np.linalg.norm(move)) < 0.004:
                 return
-            turn = upright_turn(self.observation.eef_quat)
+            turn = (tilt * Rotation.from_rotvec(upright_turn(self.observation.eef_quat))).as_rotvec()
             action = np.concatenate([move / POSITION_SCALE_M, turn / ROTATION_SCALE_RAD, [gripper]])
             self.act(np.clip(action, -1, 1), tamper)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.attacks.director import Director
 from vla.env import TEST_SEEDS, Simulator
 from vla.model_edits import move_table, resize_cube, restored, scale_friction, scale_mass
 from vla.second_judge import rejudge
+from vla.verdict import Evidence, Thresholds
 from vla.video import write_video
 from vla.workers import simulator
 
@@ -32,9 +34,69 @@ class AttackResult:
     words: str
     push_m: float | None = None
     """Of an honest lift: how far the push test moved the cube."""
+    cube: dict[str, float] | None = None
+    """Of an honest lift: the factors of the cube's size, mass and friction."""
+    hold: dict[str, tuple[float, float]] | None = None
+    """Of an honest lift: the least and the most of each of QUANTITIES over its hold."""
 
 
 HONEST = "honest"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a condition of the verdict is judged from."""
+
+    condition: str
+    what: str
+    unit: str
+    accepted: str
+    of: Callable[[Evidence], Sequence[float]]
+    """In that unit; the fingers' values beside each other."""
+
+
+_LIMITS = Thresholds()
+_FIT = f"{1e3 * _LIMITS.fit_margin_m:.0f}"
+QUANTITIES = (
+    Quantity("lifted", "height", "mm", f"> {1e3 * _LIMITS.min_height_m:.0f}", lambda e: [1e3 * e.height_m]),
+    Quantity(
+        *("fitting", "opening, less the cube's shortest edge", "mm", f">= -{_FIT}"),
+        lambda e: [1e3 * (e.opening_m - e.cube_width_m)],
+    ),
+    Quantity(
+        *("fitting", "opening, less the cube's extent along the closing axis", "mm", f"<= {_FIT}"),
+        lambda e: [1e3 * (e.opening_m - e.cube_extent_m)],
+    ),
+    Quantity(
+        *("squeezed", "force of each finger", "N", f">= {_LIMITS.min_squeeze_n:g}"),
+        lambda e: [e.left_squeeze_n, e.right_squeeze_n],
+    ),
+    Quantity(
+        *("opposed", "angle of each finger's force", "degrees", f"<= {_LIMITS.max_squeeze_angle_deg:g}"),
+        lambda e: [e.left_angle_deg, e.right_angle_deg],
+    ),
+    Quantity(
+        *("borne", "what the fingers carry", "weights", f">= {_LIMITS.min_borne_weights:g}"),
+        lambda e: [e.borne_weights],
+    ),
+    Quantity(
+        *("moving_together", "speed against the gripper", "mm/s", f"<= {1e3 * _LIMITS.max_slip_speed_mps:g}"),
+        lambda e: [1e3 * e.slip_speed_mps],
+    ),
+    Quantity(
+        *("not_spinning", "turning against the gripper", "rad/s", f"<= {_LIMITS.max_slip_spin_radps:g}"),
+        lambda e: [e.slip_spin_radps],
+    ),
+)
+DRIFT = ("not_slipping", "movement in the gripper since the hold began", "mm", f"<= {1e3 * _LIMITS.max_drift_m:g}")
+"""As the QUANTITIES, but of the whole hold."""
+
+
+def hold_ranges(held: Sequence[Evidence]) -> dict[str, tuple[float, float]]:
+    """The least and the most of each quantity over the states of a hold, by what it is."""
+    values = {quantity.what: [value for e in held for value in quantity.of(e)] for quantity in QUANTITIES}
+    values[DRIFT[1]] = [1e3 * float(np.linalg.norm(e.cube_in_gripper - held[0].cube_in_gripper)) for e in held]
+    return {what: (min(of_all), max(of_all)) for what, of_all in values.items()}
 
 
 def run_in_worker(name: str, seed: int, video: Path | None = None) -> AttackResult:
@@ -66,11 +128,18 @@ def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackRe
         director = Director(sim, TEST_SEEDS[seed], film=video is not None)
         director.expert(until=lambda: director.judge.success, steps=200)
         what = f"size x{size:.2f}, mass x{mass:.2f}, friction x{friction:.2f}, table {np.round(100 * shift, 1)} cm"
-        push = sim.push_test() if director.judge.success else None
-        return _result(director, HONEST, what, video, push)
+        result = _result(director, HONEST, what, video)
+        if not director.judge.success:
+            return result
+        return replace(
+            result,
+            push_m=sim.push_test(),
+            cube={"size": float(size), "mass": float(mass), "friction": float(friction)},
+            hold=hold_ranges(director.outcomes[-director.judge.limits.hold_steps :]),
+        )
 
 
-def _result(director: Director, name: str, what: str, video: Path | None, push: float | None = None) -> AttackResult:
+def _result(director: Director, name: str, what: str, video: Path | None) -> AttackResult:
     if video is not None:
         write_video(video, director.frames)
     verdict = director.judge.verdict()
@@ -80,10 +149,11 @@ def _result(director: Director, name: str, what: str, video: Path | None, push: 
         seed=director.seed,
         what=what,
         accepted=verdict.success,
-        accepted_by_second_judge=rejudge(director.sim.model, target, director.states, director.closing).success,
+        accepted_by_second_judge=rejudge(
+            director.sim.model, target, director.states, np.stack(director.actions)
+        ).success,
         accepted_by_robosuite=director.robosuite_success,
         accepted_by_report=verdict.reported_success,
         accepted_without=tuple(missing for missing, judge in director.mutants.items() if judge.success),
         words=verdict.words,
-        push_m=push,
     )
