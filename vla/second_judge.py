@@ -8,7 +8,7 @@ of them is wrong, and a person should look.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class _View:
 
 
 def rejudge(
-    model: Any, target: str, states: Sequence[np.ndarray], actions: np.ndarray, limits: Thresholds | None = None
+    model: Any, target: str, states: Iterable[np.ndarray], actions: np.ndarray, limits: Thresholds | None = None
 ) -> SecondOpinion:
     """Judge an episode from its recording.
 
@@ -173,7 +173,6 @@ def _look(model: Any, data: Any, target: str) -> _View:
     # The fingers slide along the axes of their joints, which point from the right finger to the left one.
     slide = data.joint("gripper0_right_finger_joint1").xaxis
     axis = -slide / np.linalg.norm(slide)
-    tips = [data.body(f"gripper0_right_finger_joint{i}_tip") for i in (1, 2)]
     pads = [data.geom(f"gripper0_right_finger{i}_pad_collision").xpos for i in (1, 2)]
     if (pads[1] - pads[0]) @ axis < 0:
         axis = -axis
@@ -181,10 +180,43 @@ def _look(model: Any, data: Any, target: str) -> _View:
     offset = geom.xpos - middle
     along = float(offset @ axis)
 
+    push, touching = _pushes(model, data, target)
+    hand = data.body("gripper0_right_right_gripper")
+    motion = [np.zeros((2, 3, model.nv)) for _ in range(2)]  # of the cube's centre, as a point of the cube and the hand
+    for jacobian, body in zip(motion, (model.body(f"{target}_main").id, hand.id), strict=True):
+        mujoco.mj_jac(model, data, jacobian[0], jacobian[1], geom.xpos, body)
+    slip, spin = (motion[0] - motion[1]) @ data.qvel
+    hand_turn = Rotation.from_matrix(hand.xmat.reshape(3, 3))
+    fingers = [data.joint(f"gripper0_right_finger_joint{i}").qpos[0] for i in (1, 2)]
+    return _View(
+        time_s=float(data.time),
+        cube=geom.xpos.copy(),
+        bottom_m=float(corners[:, 2].min() - table_top),
+        speed_mps=float(np.linalg.norm(motion[0][0] @ data.qvel)),
+        finger_gap_m=float(abs(fingers[0]) + abs(fingers[1])),
+        narrowest_m=float(2 * half.min()),
+        reach_m=float(np.ptp(corners @ axis)),
+        push=(push["left"], push["right"]),
+        lift_n=_lift(model, data, target),
+        weight_n=float(model.body(f"{target}_main").mass[0] * GRAVITY),
+        axis=axis,
+        touching=frozenset(touching),
+        off_centre_m=(abs(along), float(np.linalg.norm(offset - along * axis))),
+        in_hand=hand_turn.inv().apply(geom.xpos - hand.xpos),
+        turn_in_hand=hand_turn.inv() * Rotation.from_matrix(turn),
+        slip_mps=float(np.linalg.norm(slip)),
+        spin_radps=float(np.linalg.norm(spin)),
+    )
+
+
+def _pushes(model: Any, data: Any, target: str) -> tuple[dict[str, np.ndarray], set[str]]:
+    """The normal forces of both fingers on the cube, and what it touches."""
+    import mujoco
+
     names = {}
-    for side, link, tip in (("left", "leftfinger", tips[0]), ("right", "rightfinger", tips[1])):
+    for side, link, tip in (("left", "leftfinger", 1), ("right", "rightfinger", 2)):
         names[model.body(f"gripper0_right_{link}").id] = side
-        names[tip.id] = side
+        names[model.body(f"gripper0_right_finger_joint{tip}_tip").id] = side
     push = {"left": np.zeros(3), "right": np.zeros(3)}
     touching = set()
     for index in range(data.ncon):
@@ -202,35 +234,16 @@ def _look(model: Any, data: Any, target: str) -> _View:
         mujoco.mj_contactForce(model, data, index, force)
         normal = contact.frame.reshape(3, 3)[0] * (1 if bodies[1] == cube else -1)
         push[side] = push[side] + force[0] * normal
+    return push, touching
 
-    hand = data.body("gripper0_right_right_gripper")
-    motion = [np.zeros((2, 3, model.nv)) for _ in range(2)]  # of the cube's centre, as a point of the cube and the hand
-    for jacobian, body in zip(motion, (model.body(f"{target}_main").id, hand.id), strict=True):
-        mujoco.mj_jac(model, data, jacobian[0], jacobian[1], geom.xpos, body)
-    slip, spin = (motion[0] - motion[1]) @ data.qvel
+
+def _lift(model: Any, data: Any, target: str) -> float:
+    """What all contacts together push the cube upwards with, newtons."""
+    import mujoco
+
     # The cube moves freely: the third of its coordinates is its height, and feels no joint, only contacts.
     contact_types = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_FRICTIONLESS)  # and all that follow
     by_contacts = np.where(data.efc_type >= contact_types, data.efc_force, 0.0)
     on_coordinates = np.zeros(model.nv)
     mujoco.mj_mulJacTVec(model, data, on_coordinates, by_contacts)
-    hand_turn = Rotation.from_matrix(hand.xmat.reshape(3, 3))
-    fingers = [data.joint(f"gripper0_right_finger_joint{i}").qpos[0] for i in (1, 2)]
-    return _View(
-        time_s=float(data.time),
-        cube=geom.xpos.copy(),
-        bottom_m=float(corners[:, 2].min() - table_top),
-        speed_mps=float(np.linalg.norm(motion[0][0] @ data.qvel)),
-        finger_gap_m=float(abs(fingers[0]) + abs(fingers[1])),
-        narrowest_m=float(2 * half.min()),
-        reach_m=float(np.ptp(corners @ axis)),
-        push=(push["left"], push["right"]),
-        lift_n=float(on_coordinates[model.joint(f"{target}_joint0").dofadr[0] + 2]),
-        weight_n=float(model.body(f"{target}_main").mass[0] * GRAVITY),
-        axis=axis,
-        touching=frozenset(touching),
-        off_centre_m=(abs(along), float(np.linalg.norm(offset - along * axis))),
-        in_hand=hand_turn.inv().apply(geom.xpos - hand.xpos),
-        turn_in_hand=hand_turn.inv() * Rotation.from_matrix(turn),
-        slip_mps=float(np.linalg.norm(slip)),
-        spin_radps=float(np.linalg.norm(spin)),
-    )
+    return float(on_coordinates[model.joint(f"{target}_joint0").dofadr[0] + 2])
