@@ -61,6 +61,10 @@ class Page:
         except (urllib.error.URLError, ConnectionError) as error:
             return f"closed {error}"
 
+    def temporary(self) -> list[Path]:
+        """Its temporary files now."""
+        return [path for path in (self.log.parent / "tmp").rglob("*") if path.is_file()]
+
     def simulators(self) -> list[int]:
         """Process ids of its simulators."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
@@ -74,29 +78,30 @@ def asked(instruction: str, driver: Any, seed: float = 2_000_000, max_steps: int
 
 
 @contextlib.contextmanager
-def served(folder: Path, *arguments: str) -> Iterator[Page]:
-    """The page on a free port, run in `folder`; interrupted at the end as a user would, none of its code having failed.
+def served(folder: Path, *arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[Page]:
+    """The page on a free port, run in `folder`; ended by a signal, none of its code having failed and nothing left.
 
     (Gradio itself prints tracebacks of requests that it cannot read; `vla.web.limits` only passes those on.)
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "docs").exists():
-        (folder / "docs").symlink_to(ROOT / "docs")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "page.log"
     command = [sys.executable, str(ROOT / "web_interface.py"), "--port", str(port), *arguments]
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(folder / "gradio")}
-    begin = time.monotonic()
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
+    start = time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=env)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, process, log)
-        yield Page(url, log, process.pid, time.monotonic() - begin)
-        process.send_signal(signal.SIGINT)
+        yield Page(url, log, process.pid, time.monotonic() - start)
+        process.send_signal(end)
         assert process.wait(timeout=20) == 0
+        assert list(temporary.iterdir()) == []
         frames = re.findall(r'File ".*/vla/.*', log.read_text())
         assert all("vla/web/limits.py" in frame for frame in frames), log.read_text()
     finally:
@@ -105,8 +110,8 @@ def served(folder: Path, *arguments: str) -> Iterator[Page]:
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
+    limit = time.monotonic() + START_S
+    while time.monotonic() < limit and process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return

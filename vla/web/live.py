@@ -97,6 +97,13 @@ def notice_html(text: str) -> str:
 
 
 def curves(evidence: Sequence[Evidence], met: Sequence[bool]) -> Image.Image:
+    """A picture of `curves_figure`."""
+    buffer = io.BytesIO()
+    curves_figure(evidence, met).savefig(buffer, format="png", dpi=110)
+    return Image.open(buffer)
+
+
+def curves_figure(evidence: Sequence[Evidence], met: Sequence[bool]) -> Any:
     """Height, opening, forces and relative velocity over time, with the verdict's thresholds drawn in.
 
     Args:
@@ -138,9 +145,7 @@ def curves(evidence: Sequence[Evidence], met: Sequence[bool]) -> Image.Image:
             spine.set_color(_INK)
     height.set_title("What the verdict was judged from", fontsize=10, color=_INK)
     spin.set_xlabel("seconds (green: every condition holds)", color=_INK)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return Image.open(buffer)
+    return figure
 
 
 @functools.cache
