@@ -113,20 +113,23 @@ def test_a_first_picture_waits_for_no_episode(page: Page) -> None:
 
 def test_an_episode_that_nobody_watches_ends(page: Page) -> None:
     """A client that asks and never fetches the answer; then those that it left in the line."""
+    begin = time.monotonic()
+    page.client().predict(*asked(INSTRUCTION, "zero", max_steps=40), api_name="/simulate")
+    a_step_s = (time.monotonic() - begin) / 40
     for _ in range(2):
         body = json.dumps({"data": asked(INSTRUCTION, "zero", max_steps=400)}).encode()
         page.send(urllib.request.Request(f"{page.url}/gradio_api/call/simulate", body, _JSON))
     begin = time.monotonic()
     *_, facts = page.client().predict(*asked(INSTRUCTION, "zero", max_steps=20), api_name="/simulate")
     assert facts["steps"] == 20
-    assert time.monotonic() - begin < 2 * 400 / 20 / 2  # not even half of what they would have taken in real time
+    assert time.monotonic() - begin < 0.6 * 2 * 400 * a_step_s
 
 
 def test_one_address_does_not_fill_the_line(page: Page) -> None:
     visitors = [page.client() for _ in range(2)]
     running = visitors[0].submit(*asked(INSTRUCTION, "zero", max_steps=400), api_name="/simulate")
     _wait_for_steps(running, 3)
-    body = json.dumps({"data": asked(INSTRUCTION, "zero", max_steps=1), "session_hash": "many"}).encode()
+    body = json.dumps({"data": asked(INSTRUCTION, "zero", max_steps=20), "session_hash": "many"}).encode()
     request = urllib.request.Request(f"{page.url}/gradio_api/call/simulate", body, _JSON)
     answers = [page.send(request) for _ in range(WAITING_OF_ONE + 1)]
     assert all(answer.startswith('{"event_id"') for answer in answers[:-1]), answers

@@ -211,7 +211,7 @@ class Handlers:
         self, upload: dict[str, Any] | None, instruction: str, name: str
     ) -> tuple[list[list[float]], Image.Image, Image.Image, str]:
         """The next K actions of the policy `name`, drawn into the picture; where it looks; what to think of it."""
-        if upload is None or not upload.get("path"):
+        if not isinstance(upload, dict) or not isinstance(upload.get("path"), str):
             raise page_error("there is no image yet; upload one, or use a frame from the simulator")
         path = Path(upload["path"])
         # Gradio does not see to it where a hand-made request leaves out its "meta" field.

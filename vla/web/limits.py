@@ -15,9 +15,14 @@ MARGIN_BYTES = 100_000
 """Of an upload, for what stands around the file."""
 
 
+DISCARDED_BYTES = 50_000_000
+"""Of a request that is refused, read and thrown away; beyond them the connection is closed."""
+
+
 class BodyLimit:
     """ASGI middleware: answers 413 to a request whose body is too long, whether or not it says so beforehand.
 
+    And 400 to one at which Gradio's routes fail; what a handler raises is told in the answer's stream, and not seen here.
     Gradio's own limit (`max_file_size`) is for each file of an upload, and for nothing else that comes with it.
     """
 
@@ -33,7 +38,8 @@ class BodyLimit:
             return
         limit = self._upload_bytes if scope["path"] == UPLOAD_PATH else MAX_BYTES
         if _announced(scope) > limit:
-            await _refuse(send)
+            await _discard(receive)
+            await _answer(send, 413, "this request is too long")
             return
         came, started = 0, False
 
@@ -51,11 +57,15 @@ class BodyLimit:
 
         try:
             await self._app(scope, counted, noted)
-        except Exception:  # whatever reading half a request raises
-            if came <= limit:
+        except Exception as error:  # whatever Gradio's routes raise for what they cannot read
+            if started:
                 raise
+            if came <= limit:
+                print(f"refused {scope['method']} {scope['path']}: {type(error).__name__}")
+                await _answer(send, 400, "this request cannot be read")
         if came > limit and not started:
-            await _refuse(send)
+            await _discard(receive)
+            await _answer(send, 413, "this request is too long")
 
 
 def _announced(scope: Message) -> int:
@@ -63,7 +73,15 @@ def _announced(scope: Message) -> int:
     return int(length) if length.isdigit() else 0
 
 
-async def _refuse(send: Send) -> None:
-    start = {"type": "http.response.start", "status": 413, "headers": [(b"content-type", b"text/plain")]}
-    await send(start)
-    await send({"type": "http.response.body", "body": b"this request is too long"})
+async def _discard(receive: Receive) -> None:
+    """Let the rest of a request come and go: a browser that still sends does not read the answer."""
+    came, more = 0, True
+    while more and came < DISCARDED_BYTES:
+        message = await receive()
+        came += len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text.encode()})
