@@ -77,6 +77,15 @@ def asked(instruction: str, driver: Any, seed: float = 2_000_000, max_steps: int
     return [instruction, driver, seed, max_steps, *placed, more.get("perturbation", NOTHING)]
 
 
+def show_tab(tab: Any, name: str) -> None:
+    """Open a tab of the page in a browser's tab; on a phone, some are behind a menu."""
+    button = tab.get_by_role("tab", name=name, exact=True)
+    if not button.is_visible():
+        tab.locator(".overflow-menu > button").click()
+        button = tab.locator(".overflow-dropdown").get_by_text(name, exact=True)
+    button.click()
+
+
 @contextlib.contextmanager
 def served(folder: Path, *arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[Page]:
     """The page on a free port, run in `folder`; ended by a signal, none of its code having failed and nothing left.

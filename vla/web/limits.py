@@ -22,7 +22,7 @@ DISCARDED_BYTES = 50_000_000
 class BodyLimit:
     """ASGI middleware: answers 413 to a request whose body is too long, whether or not it says so beforehand.
 
-    And 400 to one at which Gradio's routes fail; what a handler raises is told in the answer's stream, and not seen here.
+    And 400 to one at which Gradio's routes fail; what a handler raises is told in the answer's stream, not here.
     Gradio's own limit (`max_file_size`) is for each file of an upload, and for nothing else that comes with it.
     """
 
