@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, expect, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 
 from tests.conftest import ROOT, run_script
-from tests.page import Page, served
+from tests.page import Page, served, show_tab
 from vla.verdict import CONDITIONS
 from vla.web.table import clicked
 
@@ -91,19 +91,6 @@ def _visit(browser: Browser, page: Page, size: dict[str, int] = DESK) -> Iterato
     assert errors == []
 
 
-def _open(tab: BrowserPage, name: str) -> None:
-    tab.get_by_role("tab", name=name, exact=True).click()
-
-
-def _show_tab(tab: BrowserPage, name: str) -> None:
-    """On a phone, some tabs are behind a menu."""
-    button = tab.get_by_role("tab", name=name, exact=True)
-    if not button.is_visible():
-        tab.locator(".overflow-menu > button").click()
-        button = tab.locator(".overflow-dropdown").get_by_text(name, exact=True)
-    button.click()
-
-
 def _tab_to(tab: BrowserPage, name: str) -> None:
     """Press the tabulator until the button of that name has the focus; a sighted order is no order for the keyboard."""
     for _ in range(40):
@@ -148,14 +135,14 @@ def test_the_expert_lifts_without_a_checkpoint(bare_visit: BrowserPage) -> None:
 
 
 def test_without_a_checkpoint_the_other_tabs_say_what_to_do(bare_visit: BrowserPage) -> None:
-    _open(bare_visit, "Single image")
+    show_tab(bare_visit, "Single image")
     bare_visit.get_by_text("an episode begins").click()
     expect(bare_visit.locator("img[alt='']:visible, .image-frame img:visible").first).to_be_visible(timeout=20_000)
     bare_visit.get_by_role("button", name="Predict").click()
     expect(bare_visit.get_by_text("no checkpoint at missing.pth; train one with: make train").last).to_be_visible()
-    _open(bare_visit, "Demonstrations")
+    show_tab(bare_visit, "Demonstrations")
     expect(bare_visit.get_by_text("collect them with: python 1_collect_demos.py")).to_be_visible()
-    _open(bare_visit, "Model")
+    show_tab(bare_visit, "Model")
     expect(bare_visit.get_by_text("train with: make train")).to_be_visible()
 
 
@@ -185,7 +172,7 @@ def test_a_cube_placed_by_a_click_is_there(visit: BrowserPage) -> None:
     expect(_run(visit)).to_contain_text("Truly lifted", timeout=EPISODE_MS)
     visit.get_by_role("button", name="In numbers").first.click()
     facts = visit.locator(".json-holder").first.inner_text()
-    placed = [float(re.search(rf'cube_{axis}_m"?:\s*(-?[\d.]+)', facts)[1]) for axis in "xy"]  # type: ignore[index]
+    placed = [float(re.search(rf'cube_{axis}_m"\s*:\s*(-?[\d.]+)', facts)[1]) for axis in "xy"]  # type: ignore[index]
     assert placed == pytest.approx(clicked(90, 200), abs=0.01)
 
 
@@ -204,7 +191,7 @@ def test_a_slider_places_the_cube_from_the_keyboard_too(visit: BrowserPage) -> N
 
 
 def test_a_single_picture_is_answered(visit: BrowserPage) -> None:
-    _open(visit, "Single image")
+    show_tab(visit, "Single image")
     visit.get_by_text("just above the cube").click()
     expect(visit.locator(".image-frame img:visible")).to_have_count(1, timeout=20_000)
     visit.get_by_role("button", name="Predict").click()
@@ -216,12 +203,12 @@ def test_a_single_picture_is_answered(visit: BrowserPage) -> None:
 
 
 def test_an_upload_and_a_pasted_picture_are_answered(visit: BrowserPage) -> None:
-    _open(visit, "Single image")
+    show_tab(visit, "Single image")
     visit.locator("input[type=file]").first.set_input_files(ROOT / "docs/examples/above.png")
     expect(visit.locator(".image-frame img:visible")).to_have_count(1, timeout=20_000)
     visit.get_by_role("button", name="Predict").click()
     expect(visit.get_by_role("img", name="The picture with the planned path")).to_be_visible(timeout=60_000)
-    visit.get_by_role("button", name="Clear").first.click()
+    visit.get_by_role("button", name="Remove Image").first.click()
     visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
     picture = base64.b64encode((ROOT / "docs/examples/grasp.png").read_bytes()).decode()
     visit.evaluate(PASTE, picture)
@@ -234,7 +221,7 @@ def test_an_upload_and_a_pasted_picture_are_answered(visit: BrowserPage) -> None
 def test_a_wrong_upload_is_told(visit: BrowserPage, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     wrong.write_text("this is no picture")
-    _open(visit, "Single image")
+    show_tab(visit, "Single image")
     visit.locator("input[type=file]").first.set_input_files(wrong)
     visit.wait_for_timeout(1000)
     visit.get_by_role("button", name="Predict").click()
@@ -242,7 +229,7 @@ def test_a_wrong_upload_is_told(visit: BrowserPage, tmp_path: Path) -> None:
 
 
 def test_two_instructions_run_side_by_side(visit: BrowserPage) -> None:
-    _open(visit, "Side by side")
+    show_tab(visit, "Side by side")
     _choose(visit, "Who drives B", "always-close")
     visit.get_by_role("button", name="Run both").click()
     verdicts = visit.locator(".verdict:visible")
@@ -252,23 +239,23 @@ def test_two_instructions_run_side_by_side(visit: BrowserPage) -> None:
 
 
 def test_past_evaluations_and_demonstrations_are_shown(visit: BrowserPage) -> None:
-    _open(visit, "Evaluations")
+    show_tab(visit, "Evaluations")
     cell = visit.get_by_role("gridcell", name="FAILED").first
     expect(cell).to_be_visible(timeout=20_000)
     cell.click()
     expect(visit.locator("#evaluated")).to_contain_text("FAILURE: it was never true that", timeout=20_000)
     expect(visit.locator("video:visible")).to_have_js_property("readyState", 4, timeout=20_000)
-    _open(visit, "Demonstrations")
+    show_tab(visit, "Demonstrations")
     visit.get_by_role("button", name="Show this demonstration").click()
     expect(visit.locator("#demonstration")).to_contain_text("SUCCESS", timeout=30_000)
-    _open(visit, "Model")
+    show_tab(visit, "Model")
     expect(visit.get_by_text("Total trainable")).to_be_visible()
     expect(visit.get_by_text("UNTRAINED").first).to_be_visible()
 
 
 def test_it_fits_a_phone_and_works_from_the_keyboard(phone_visit: BrowserPage) -> None:
     for name in TABS[::-1]:  # the first one comes last, to go on with
-        _show_tab(phone_visit, name)
+        show_tab(phone_visit, name)
         phone_visit.wait_for_timeout(300)
         overflow = phone_visit.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, name

@@ -79,6 +79,15 @@ def test_stop_ends_the_episode_and_a_push_reaches_it(page: Page) -> None:
     assert len(imageio.mimread(video, memtest=False)) == facts["steps"] < 400
 
 
+def test_the_api_is_the_documented_one(page: Page) -> None:
+    """Endpoints by name, and what they ask for."""
+    documented = re.findall(r"^\| `/(\w+)` \|", (ROOT / "docs/page.md").read_text(), re.MULTILINE)
+    offered = page.client().view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert sorted(offered) == sorted(f"/{name}" for name in documented)
+    for endpoint in ("/simulate", "/compare"):
+        assert all(each["parameter_has_default"] for each in offered[endpoint]["parameters"])
+
+
 def test_messages_to_nobody_are_refused(page: Page) -> None:
     visitor = page.client()
     for endpoint, data in (("/push", ()), ("/tell", ("Grab it",)), ("/stop", ())):

@@ -63,9 +63,9 @@ def build_page(handlers: Handlers, seed: int) -> gr.Blocks:
         with gr.Tab("Evaluations"):
             _evaluations_tab(handlers, page)
         with gr.Tab("Demonstrations"):
-            _demonstrations_tab(handlers)
+            _demonstrations_tab(handlers, page)
         with gr.Tab("Model"):
-            _model_tab(handlers)
+            _model_tab(handlers, page)
 
         def choices_now() -> list[Any]:
             return [*(gr.Dropdown(handlers.drivers()) for _ in drivers), gr.Dropdown(handlers.policies.names())]
@@ -247,7 +247,7 @@ def _evaluations_tab(handlers: Handlers, page: gr.Blocks) -> None:
             rates = gr.Markdown()
         with gr.Column(min_width=320):
             about = gr.Markdown()
-    rows = _rows("Episodes", EPISODE_COLUMNS, [])
+    rows = _rows("Episodes", EPISODE_COLUMNS)
     with gr.Row():
         seed = gr.Number(None, label="Seed", precision=0)
         told = gr.Textbox(label="Instruction", max_length=MAX_INSTRUCTION_CHARS)
@@ -261,15 +261,16 @@ def _evaluations_tab(handlers: Handlers, page: gr.Blocks) -> None:
     page.load(handlers.evaluation, name, [about, rates, rows], api_visibility="private")
     reload.click(handlers.evaluations_now, None, [name, hidden], api_visibility="private")
     page.load(handlers.evaluations_now, None, [name, hidden], api_visibility="private")
+    show.click(handlers.evaluated_episode, [name, seed, told], [words, video], api_name="evaluated_episode")
     _on_row(rows, (1, 2), [seed, told]).then(
         handlers.evaluated_episode, [name, seed, told], [words, video], api_visibility="private"
     )
-    show.click(handlers.evaluated_episode, [name, seed, told], [words, video], api_name="evaluated_episode")
 
 
-def _demonstrations_tab(handlers: Handlers) -> None:
-    gr.Markdown(lambda: browse.about_dataset(handlers.data))
-    rows = _rows("Demonstrations", DEMO_COLUMNS, lambda: browse.demo_rows(handlers.data))
+def _demonstrations_tab(handlers: Handlers, page: gr.Blocks) -> None:
+    _at_each_visit(page, gr.Markdown(), lambda: browse.about_dataset(handlers.data))
+    rows = _rows("Demonstrations", DEMO_COLUMNS)
+    _at_each_visit(page, rows, lambda: browse.demo_rows(handlers.data))
     name = gr.Textbox("demo_0", label="Demonstration", max_length=20)
     show = gr.Button("Show this demonstration")
     with gr.Row():
@@ -278,23 +279,21 @@ def _demonstrations_tab(handlers: Handlers) -> None:
             video = gr.Video(label="Its video", interactive=False, buttons=["download"])
         with gr.Column(min_width=320):
             curves = _curves_image()
+    show.click(handlers.demonstration, name, [words, curves, video], api_name="demonstration", concurrency_limit=1)
     _on_row(rows, (0,), [name]).then(
         handlers.demonstration, name, [words, curves, video], api_visibility="private", concurrency_limit=1
     )
-    show.click(handlers.demonstration, name, [words, curves, video], api_name="demonstration", concurrency_limit=1)
 
 
-def _model_tab(handlers: Handlers) -> None:
-    # Callables are asked at each visit, so that a training or an evaluation of today is seen.
+def _model_tab(handlers: Handlers, page: gr.Blocks) -> None:
     def curves() -> Image.Image | None:
         found = training_curves(handlers.policies)
         return None if found is None else Image.open(found)
 
-    gr.Markdown(lambda: about_model(handlers.policies))
+    _at_each_visit(page, gr.Markdown(), lambda: about_model(handlers.policies))
     gr.Markdown("## Training")
-    gr.Markdown(lambda: about_training(handlers.policies))
-    gr.Image(
-        curves,
+    _at_each_visit(page, gr.Markdown(), lambda: about_training(handlers.policies))
+    picture = gr.Image(
         label="Training curves",
         alt_text="Loss, learning rate and scores over the training's epochs",
         interactive=False,
@@ -302,10 +301,16 @@ def _model_tab(handlers: Handlers) -> None:
         buttons=["fullscreen"],
         placeholder="No training curves yet",
     )
+    _at_each_visit(page, picture, curves)
     gr.Markdown("## Latest evaluation")
-    gr.Markdown(lambda: latest_evaluation(handlers.results))
+    _at_each_visit(page, gr.Markdown(), lambda: latest_evaluation(handlers.results))
     gr.Markdown("## Demonstrations")
-    gr.Markdown(lambda: browse.about_dataset(handlers.data))
+    _at_each_visit(page, gr.Markdown(), lambda: browse.about_dataset(handlers.data))
+
+
+def _at_each_visit(page: gr.Blocks, shown: gr.components.Component, ask: Callable[[], Any]) -> None:
+    """Fill it when the page is loaded, so that a training or an evaluation of today is seen; no endpoint of the API."""
+    page.load(ask, None, shown, api_visibility="private", queue=False, show_progress="hidden")
 
 
 def _answer_image(label: str, alt: str) -> gr.Image:
@@ -347,9 +352,9 @@ def _placement_slider(axis: str, direction: str) -> gr.Slider:
     return gr.Slider(-limit_cm, limit_cm, 0, step=0.1, label=f"{axis} (cm, {direction} in the picture)")
 
 
-def _rows(label: str, columns: tuple[str, ...], value: list[list[Any]] | Callable[[], list[list[Any]]]) -> gr.Dataframe:
+def _rows(label: str, columns: tuple[str, ...]) -> gr.Dataframe:
     return gr.Dataframe(
-        value,
+        [],
         label=label,
         headers=list(columns),
         column_count=len(columns),
