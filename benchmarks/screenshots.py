@@ -57,7 +57,7 @@ def main(options: ScreenshotOptions) -> None:
                 _shoot(tab, options.output, f"{name}_{scheme}")
                 tab.context.close()
         if options.readme:
-            tab = _visit(browser, page, 1280, 800, "light")
+            tab = _visit(browser, page, 1280, 850, "light")
             _for_readme(tab)
             tab.context.close()
 
@@ -114,6 +114,7 @@ def _for_readme(tab: Tab) -> None:
     tab.get_by_role("button", name="Predict").click()
     tab.get_by_text("its pixels look like").wait_for(timeout=ANSWER_MS)
     tab.wait_for_timeout(800)
+    tab.evaluate("scrollTo(0, 0)")
     tab.screenshot(path=ROOT / "docs/page_image.png")
 
 

@@ -164,6 +164,8 @@ def test_an_episode_is_told_something_else_pushed_and_stopped(visit: BrowserPage
 def test_a_cube_placed_by_a_click_is_there(visit: BrowserPage) -> None:
     visit.get_by_role("button", name="Where the cube lies, what is changed, how long").click()
     picture = visit.locator(".table-view img")
+    expect(picture).to_have_js_property("naturalWidth", 320, timeout=20_000)
+    visit.wait_for_timeout(500)  # until it has its place
     box = picture.bounding_box()
     assert box is not None
     picture.click(position={"x": box["width"] * 90 / 320, "y": box["height"] * 200 / 320})

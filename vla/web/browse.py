@@ -85,7 +85,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 def about_evaluation(evaluation: Evaluation) -> str:
     """Who was evaluated, how, as Markdown."""
-    return markdown_table(("", ""), _about(evaluation.facts))
+    return markdown_table(("evaluated", ""), _about(evaluation.facts))
 
 
 def _about(facts: dict[str, Any]) -> list[tuple[str, str]]:
