@@ -223,7 +223,7 @@ HABITS: tuple[Callable[[Client, Page, str], None], ...] = (
 
 def _driver(visitor: Client) -> str:
     """The checkpoint that the page offers first."""
-    inputs = visitor.view_api(return_format="dict")["named_endpoints"]["/simulate"]["parameters"]
+    inputs = visitor.view_api(return_format="dict", print_info=False)["named_endpoints"]["/simulate"]["parameters"]
     return next(str(each["parameter_default"]) for each in inputs if each["parameter_name"] == "driver")
 
 
