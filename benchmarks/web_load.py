@@ -151,11 +151,11 @@ def _crowd(page: Page, options: LoadOptions) -> dict[str, Any]:
 
 
 def _episode(visitor: Client, _page: Page, driver: str) -> None:
-    visitor.predict(*asked(GREETING, driver, int(time.time()), 20), api_name="/simulate")
+    visitor.predict(*asked(GREETING, driver, _seed(), 20), api_name="/simulate")
 
 
 def _first_image(visitor: Client, _page: Page, _driver: str) -> None:
-    visitor.predict(int(time.time()), api_name="/first_image")
+    visitor.predict(_seed(), api_name="/first_image")
 
 
 def _prediction(visitor: Client, _page: Page, driver: str) -> None:
@@ -164,7 +164,7 @@ def _prediction(visitor: Client, _page: Page, driver: str) -> None:
 
 
 def _comparison(visitor: Client, _page: Page, driver: str) -> None:
-    visitor.predict(GREETING, driver, GREETING, "expert", int(time.time()), 20, api_name="/compare")
+    visitor.predict(GREETING, driver, GREETING, "expert", _seed(), 20, api_name="/compare")
 
 
 def _talk(visitor: Client, _page: Page, driver: str) -> None:
@@ -207,6 +207,10 @@ def _leaver(_visitor: Client, page: Page, driver: str) -> None:
         stream.read(1000)
         stream.close()
     time.sleep(20)
+
+
+def _seed() -> int:
+    return int(time.monotonic() * 10) % TEST_SEEDS.stop
 
 
 HABITS: tuple[Callable[[Client, Page, str], None], ...] = (
