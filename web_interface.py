@@ -11,16 +11,19 @@ evaluations and demonstrations. Writes nothing but temporary files, which Gradio
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vla.env import TEST_SEEDS, EnvConfig
 from vla.errors import UserError, run_script
 from vla.files import default_checkpoint
+from vla.web.scratch import Sweeper, private_folder
 from vla.web.simulator import SimulatorProcess
 
-QUEUE_MAX = 24
-"""Requests that wait at most; the next one is told that the page is full."""
+QUEUE_MAX = 200
+"""Requests of all kinds that wait at most, what a page asks when it is opened among them; `vla.web.line` bounds the
+episodes. The next one is told that the page is full."""
 SESSIONS_MAX = 200
 """Visits that Gradio remembers, with what each has asked last."""
 UPLOAD_MB = 10
@@ -56,14 +59,16 @@ class WebOptions:
 
 
 def main(options: WebOptions) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing temporary is left behind
     simulator = SimulatorProcess(EnvConfig())  # which is nearly always the one that the checkpoint asks for
     try:
-        _serve(options, simulator)
+        with private_folder() as folder:
+            _serve(options, simulator, folder)
     finally:
         simulator.close()
 
 
-def _serve(options: WebOptions, simulator: SimulatorProcess) -> None:
+def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> None:
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -74,7 +79,9 @@ def _serve(options: WebOptions, simulator: SimulatorProcess) -> None:
 
     handlers = Handlers(Policies(options.checkpoint, options.clip_weights), simulator, options.data, options.results)
     names = handlers.policies.names()
-    if not names:
+    for name, reason in handlers.policies.broken.items():
+        print(f"WARNING: {name} cannot be used: {reason}")
+    if handlers.first_driver == "expert":
         print(f"WARNING: only the scripted expert can run: {handlers.no_policy}")
     elif not options.checkpoint.is_file():
         print(f"WARNING: no checkpoint at {options.checkpoint}; offering {', '.join(names)} instead")
@@ -82,6 +89,8 @@ def _serve(options: WebOptions, simulator: SimulatorProcess) -> None:
     # Without api_open=False a request could pass the queue by, and break into a running episode.
     page.queue(max_size=QUEUE_MAX, default_concurrency_limit=2, api_open=False)
     handlers.rehearse(options.seed)
+    handlers.warm_up()
+    sweeper = Sweeper(folder)
     try:
         page.launch(
             server_name=options.host,
@@ -91,7 +100,7 @@ def _serve(options: WebOptions, simulator: SimulatorProcess) -> None:
             css_paths=CSS,
             footer_links=["api"],
             max_file_size=f"{UPLOAD_MB}mb",
-            app_kwargs={"middleware": [Middleware(BodyLimit)]},
+            app_kwargs={"middleware": [Middleware(BodyLimit, upload_bytes=UPLOAD_MB * 1_000_000)]},
             state_session_capacity=SESSIONS_MAX,
             enable_monitoring=False,
         )
@@ -101,6 +110,7 @@ def _serve(options: WebOptions, simulator: SimulatorProcess) -> None:
             "give others with --port and --host"
         ) from None
     finally:
+        sweeper.close()
         handlers.close()
 
 

@@ -1,8 +1,8 @@
 """The example pictures of the page's "Single image", taken in the simulator, and how strange pictures look beside them.
 
 Reads the shipped policy. Writes docs/examples: PNG files, views.json with where the gripper was in each, and
-familiar.npz, frames of demonstrations to compare an upload with. Prints how familiar the frames of other episodes look,
-unchanged and perturbed, from which `vla.web.image.FAMILIAR_SHARE` was chosen.
+familiar.npz, frames of demonstrations to compare an upload with; and into docs/results how familiar the frames of other
+episodes look, unchanged and perturbed, from which `vla.web.image.FAMILIAR_SHARE` was chosen.
 
     python benchmarks/make_examples.py
 """
@@ -26,7 +26,7 @@ from vla.controls import control
 from vla.env import TEST_SEEDS, Simulator
 from vla.errors import run_script
 from vla.expert import ExpertActor, ExpertConfig
-from vla.files import SHIPPED
+from vla.files import SHIPPED, write_text
 from vla.perturb import Perturbation
 from vla.rollout import Actor, rollout
 from vla.stats import markdown_table
@@ -75,6 +75,8 @@ class ExampleOptions:
     """Seed of the first example; others follow. The last of the test seeds, which no evaluation here has used."""
     num_episodes: int = 5
     """Episodes measured for each kind of picture."""
+    results: Path = Path("docs/results/familiar.json")
+    """Result file of what was measured; the table stands beside it, with the suffix .md."""
 
 
 def main(options: ExampleOptions) -> None:
@@ -101,7 +103,11 @@ def main(options: ExampleOptions) -> None:
     np.savez_compressed(options.output / "familiar.npz", pictures=np.concatenate(frames))
     content: dict[str, Any] = {"camera": camera.tolist(), "home": home.tolist(), "views": views}
     (options.output / "views.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(_familiarity(sim, Views(options.output), options))
+    rows = _familiarity(sim, Views(options.output), options)
+    write_text(options.results, json.dumps({"episodes": options.num_episodes, "rows": rows}, indent=1) + "\n")
+    table = markdown_table(("pictures", "familiar pixels: least", "median", "strangeness: median", "most"), rows)
+    write_text(options.results.with_suffix(".md"), table + "\n")
+    print(table)
 
 
 def _frames(sim: Simulator, actor: Actor, seed: int, count: int = 8) -> np.ndarray:
@@ -111,7 +117,7 @@ def _frames(sim: Simulator, actor: Actor, seed: int, count: int = 8) -> np.ndarr
     return np.stack([steps[row].observation.image for row in rows])
 
 
-def _familiarity(sim: Simulator, views: Views, options: ExampleOptions) -> str:
+def _familiarity(sim: Simulator, views: Views, options: ExampleOptions) -> list[tuple[str, ...]]:
     policy = Policy.load(SHIPPED, "none")
     seeds = range(options.seed + 10, options.seed + 10 + options.num_episodes)
     rows = []
@@ -122,7 +128,7 @@ def _familiarity(sim: Simulator, views: Views, options: ExampleOptions) -> str:
     rng = np.random.default_rng(0)
     for name, picture in (("noise", rng.integers(0, 256, pictures[:1].shape, np.uint8)), ("black", 0 * pictures[:1])):
         rows.append(_row(name, views, policy, picture))
-    return markdown_table(("pictures", "familiar pixels: least", "median", "strangeness: median", "most"), rows)
+    return rows
 
 
 def _row(name: str, views: Views, policy: Policy, pictures: np.ndarray) -> tuple[str, ...]:

@@ -8,17 +8,22 @@ Reads the checkpoint. Writes the table into docs/results.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gradio_client import Client  # type: ignore[import-untyped]
+from gradio_client import Client, handle_file  # type: ignore[import-untyped]
+from playwright.sync_api import sync_playwright
 from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.page import Page, asked, served  # noqa: E402 (the package stands beside this folder)
 from vla.env import TEST_SEEDS  # noqa: E402
-from vla.errors import run_script  # noqa: E402
+from vla.errors import UserError, run_script  # noqa: E402
 from vla.files import default_checkpoint, write_text  # noqa: E402
 from vla.stats import markdown_table  # noqa: E402
 
@@ -44,6 +49,8 @@ class LoadOptions:
     """Visitors at once."""
     minutes: float = 5.0
     """How long they keep on asking."""
+    max_mb_per_minute: float = 10.0
+    """Growth of the memory, after a fifth of the time, beyond which the benchmark fails."""
     output: Path = Path("docs/results/web_load.json")
     """Result file; the table stands beside it, with the suffix .md."""
 
@@ -51,11 +58,17 @@ class LoadOptions:
 def main(options: LoadOptions) -> None:
     checkpoint = str(default_checkpoint().resolve())
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), "--checkpoint", checkpoint) as page:
-        result = {"ready_s": page.ready_s, **_alone(page, options), **_crowd(page, options)}
+        measured = {**_alone(page, options), **_click(page, options), **_crowd(page, options)}
+        result = {"cores": os.cpu_count(), "ready_s": page.ready_s, **measured}
         write_text(options.output, json.dumps(result, indent=1))
         table = markdown_table(("of the page", "measured"), _rows(result))
         write_text(options.output.with_suffix(".md"), table + "\n")
         print(table)
+    if result["memory_mb_per_minute"] > options.max_mb_per_minute:
+        raise UserError(
+            f"memory grew by {result['memory_mb_per_minute']:.1f} MB a minute, at most {options.max_mb_per_minute:g} "
+            "are allowed; look at memory_mb in the result file"
+        )
 
 
 def _alone(page: Page, options: LoadOptions) -> dict[str, Any]:
@@ -75,28 +88,51 @@ def _alone(page: Page, options: LoadOptions) -> dict[str, Any]:
     return {"first_frame_s": first, "frames_per_s": rates}
 
 
-def _crowd(page: Page, options: LoadOptions) -> dict[str, Any]:
-    """Many visitors at once, each asking again as soon as it is answered or refused."""
-    end = time.monotonic() + 60 * options.minutes
-    counts = Counter({"answered": 0})
-    lock = threading.Lock()
+def _click(page: Page, options: LoadOptions) -> dict[str, Any]:
+    """From the click on Run to the first frame, in a browser where there is one."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        return {"click_s": []}
+    times = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for _ in range(options.episodes):
+            tab = browser.new_page()
+            tab.goto(page.url)
+            run = tab.get_by_role("button", name="Run", exact=True)
+            run.wait_for()
+            tab.wait_for_timeout(2000)
+            begin = time.monotonic()
+            run.click()
+            tab.locator(".live-view img").wait_for()
+            times.append(time.monotonic() - begin)
+            tab.get_by_role("button", name="Stop", exact=True).click()
+            tab.locator("#verdict .verdict").wait_for()
+            tab.close()
+    return {"click_s": times}
 
-    def visit(index: int) -> None:
+
+def _crowd(page: Page, options: LoadOptions) -> dict[str, Any]:
+    """Many visitors at once, each of one habit, and asking again as soon as it is answered or refused."""
+    end = time.monotonic() + 60 * options.minutes
+    counts: Counter[str] = Counter()
+    lock = threading.Lock()
+    driver = _driver(page.client())
+
+    def visit(habit: Callable[[Client, Page, str], None]) -> None:
         visitor = page.client()
         while time.monotonic() < end:
             try:
-                if index % 2:
-                    visitor.predict(*asked(GREETING, "expert", index, 20), api_name="/simulate")
-                else:
-                    visitor.predict(index, api_name="/first_image")
+                habit(visitor, page, driver)
                 kind = "answered"
             except Exception as error:  # whatever a client may raise; it is counted and shown
                 kind = f"{type(error).__name__}: {str(error)[:80]}"
                 time.sleep(1)
             with lock:
-                counts[kind] += 1
+                counts[f"{habit.__name__.strip('_')}: {kind}"] += 1
 
-    threads = [threading.Thread(target=visit, args=(index,)) for index in range(options.clients)]
+    habits = [HABITS[index % len(HABITS)] for index in range(options.clients)]
+    threads = [threading.Thread(target=visit, args=(habit,), daemon=True) for habit in habits]
     for thread in threads:
         thread.start()
     memory: list[float] = []
@@ -107,12 +143,91 @@ def _crowd(page: Page, options: LoadOptions) -> dict[str, Any]:
             bar.update(round(SAMPLE_S))
     for thread in threads:
         thread.join(timeout=120)
-    return {"clients": options.clients, "minutes": options.minutes, "answers": dict(counts), "memory_mb": memory}
+    settled = memory[len(memory) // 5 :]
+    minutes = np.arange(len(settled)) * SAMPLE_S / 60
+    slope = float(np.polyfit(minutes, settled, 1)[0]) if len(settled) > 1 else 0.0
+    facts = {"answers": dict(sorted(counts.items())), "memory_mb": memory, "memory_mb_per_minute": slope}
+    return {"clients": options.clients, "minutes": options.minutes, **facts}
+
+
+def _episode(visitor: Client, _page: Page, driver: str) -> None:
+    visitor.predict(*asked(GREETING, driver, _seed(), 20), api_name="/simulate")
+
+
+def _first_image(visitor: Client, _page: Page, _driver: str) -> None:
+    visitor.predict(_seed(), api_name="/first_image")
+
+
+def _prediction(visitor: Client, _page: Page, driver: str) -> None:
+    picture = handle_file(str(ROOT / "docs/examples/above.png"))
+    visitor.predict(picture, f"Raise the cube, {time.time():.0f}", driver, api_name="/predict_actions")
+
+
+def _comparison(visitor: Client, _page: Page, driver: str) -> None:
+    visitor.predict(GREETING, driver, GREETING, "expert", _seed(), 20, api_name="/compare")
+
+
+def _talk(visitor: Client, _page: Page, driver: str) -> None:
+    job = visitor.submit(*asked(GREETING, driver, 7, 400), api_name="/simulate")
+    limit = time.monotonic() + 120
+    while len(job.outputs()) < 3 and not job.done() and time.monotonic() < limit:
+        time.sleep(0.1)
+    if not job.done():
+        visitor.predict("Grab it", api_name="/tell")
+        visitor.predict(api_name="/push")
+        visitor.predict(api_name="/stop")
+    job.result(timeout=120)
+
+
+def _page_load(visitor: Client, page: Page, _driver: str) -> None:
+    for path in ("/", "/config", "/theme.css"):
+        page.send(urllib.request.Request(page.url + path))
+
+
+def _hostile(_visitor: Client, page: Page, _driver: str) -> None:
+    answers = [
+        page.post("/gradio_api/upload", b"x" * 12_000_000, "multipart/form-data; boundary=x"),
+        page.post("/gradio_api/queue/join", b"[" * 5000),
+        page.call("simulate", *asked("x" * 10_000, "nobody")),
+    ]
+    if not all(answer.startswith(("4", "closed")) for answer in answers):
+        raise RuntimeError(f"not refused: {[answer[:60] for answer in answers]}")
+    time.sleep(1)
+
+
+def _leaver(_visitor: Client, page: Page, driver: str) -> None:
+    """Asks for an episode, and never looks at it, or turns away after a moment."""
+    body = json.dumps({"data": asked(GREETING, driver, 5, 400)}).encode()
+    request = urllib.request.Request(f"{page.url}/gradio_api/call/simulate", body, {"Content-Type": "application/json"})
+    answer = page.send(request)
+    if not answer.startswith('{"event_id"'):
+        raise RuntimeError(answer[:80])
+    if time.time() % 2 < 1:
+        stream = urllib.request.urlopen(f"{page.url}/gradio_api/call/simulate/{json.loads(answer)['event_id']}")
+        stream.read(1000)
+        stream.close()
+    time.sleep(20)
+
+
+def _seed() -> int:
+    return int(time.monotonic() * 10) % TEST_SEEDS.stop
+
+
+HABITS: tuple[Callable[[Client, Page, str], None], ...] = (
+    _episode,
+    _prediction,
+    _talk,
+    _page_load,
+    _comparison,
+    _hostile,
+    _first_image,
+    _leaver,
+)
 
 
 def _driver(visitor: Client) -> str:
     """The checkpoint that the page offers first."""
-    inputs = visitor.view_api(return_format="dict")["named_endpoints"]["/simulate"]["parameters"]
+    inputs = visitor.view_api(return_format="dict", print_info=False)["named_endpoints"]["/simulate"]["parameters"]
     return next(str(each["parameter_default"]) for each in inputs if each["parameter_name"] == "driver")
 
 
@@ -123,21 +238,22 @@ def _memory_mb(page: Page) -> float:
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    memory = result["memory_mb"]
-    answers = dict(result["answers"])
-    settled = memory[len(memory) // 5 :]
+    memory, answers = result["memory_mb"], result["answers"]
+    answered = sum(count for kind, count in answers.items() if kind.endswith(": answered"))
+    others = [f"{kind} ({count})" for kind, count in answers.items() if not kind.endswith(": answered")]
+    clicks = f"{np.median(result['click_s']):.2f} s" if result["click_s"] else "no browser here"
     return [
+        ("CPU cores", str(result["cores"])),
         ("from the command to the first answer", f"{result['ready_s']:.1f} s"),
-        ("from the click to the first frame, median", f"{np.median(result['first_frame_s']):.2f} s"),
+        ("from the click to the first frame in a browser, median", clicks),
+        ("from the request to the first frame, median", f"{np.median(result['first_frame_s']):.2f} s"),
         ("frames per second while an episode streams, median", f"{np.median(result['frames_per_s']):.1f}"),
-        (
-            f"{result['clients']} visitors at once for {result['minutes']:g} minutes",
-            f"{answers.pop('answered')} answered",
-        ),
-        ("not answered", ", ".join(f"{kind} ({count})" for kind, count in answers.items()) or "none"),
-        ("resident memory after a fifth of the time", f"{settled[0]:.0f} MB"),
-        ("at the end", f"{settled[-1]:.0f} MB"),
+        (f"{result['clients']} visitors at once for {result['minutes']:g} minutes", f"{answered} answered"),
+        ("not answered", ", ".join(others).replace("|", "/") or "none"),
+        ("resident memory after a fifth of the time", f"{memory[len(memory) // 5]:.0f} MB"),
+        ("at the end", f"{memory[-1]:.0f} MB"),
         ("at most", f"{max(memory):.0f} MB"),
+        ("growth from a fifth of the time on", f"{result['memory_mb_per_minute']:.1f} MB a minute"),
     ]
 
 

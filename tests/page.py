@@ -61,6 +61,10 @@ class Page:
         except (urllib.error.URLError, ConnectionError) as error:
             return f"closed {error}"
 
+    def temporary(self) -> list[Path]:
+        """Its temporary files now."""
+        return [path for path in (self.log.parent / "tmp").rglob("*") if path.is_file()]
+
     def simulators(self) -> list[int]:
         """Process ids of its simulators."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
@@ -73,40 +77,49 @@ def asked(instruction: str, driver: Any, seed: float = 2_000_000, max_steps: int
     return [instruction, driver, seed, max_steps, *placed, more.get("perturbation", NOTHING)]
 
 
-@contextlib.contextmanager
-def served(folder: Path, *arguments: str) -> Iterator[Page]:
-    """The page on a free port, run in `folder`; interrupted at the end as a user would, none of its code having failed.
+def show_tab(tab: Any, name: str) -> None:
+    """Open a tab of the page in a browser's tab; on a phone, some are behind a menu."""
+    button = tab.get_by_role("tab", name=name, exact=True)
+    if not button.is_visible():
+        tab.locator(".overflow-menu > button").click()
+        button = tab.locator(".overflow-dropdown").get_by_text(name, exact=True)
+    button.click()
 
-    (Gradio itself prints tracebacks of requests that it cannot read; `vla.web.limits` only passes those on.)
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[Page]:
+    """The page on a free port, run in `folder`; ended by a signal, none of its code having failed and nothing left.
+
+    (Gradio itself prints tracebacks of inputs that its components refuse.)
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "docs").exists():
-        (folder / "docs").symlink_to(ROOT / "docs")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "page.log"
     command = [sys.executable, str(ROOT / "web_interface.py"), "--port", str(port), *arguments]
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(folder / "gradio")}
-    begin = time.monotonic()
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
+    start = time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=env)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, process, log)
-        yield Page(url, log, process.pid, time.monotonic() - begin)
-        process.send_signal(signal.SIGINT)
+        yield Page(url, log, process.pid, time.monotonic() - start)
+        process.send_signal(end)
         assert process.wait(timeout=20) == 0
-        frames = re.findall(r'File ".*/vla/.*', log.read_text())
-        assert all("vla/web/limits.py" in frame for frame in frames), log.read_text()
+        assert list(temporary.iterdir()) == []
+        assert not re.search(r'File ".*/vla/', log.read_text()), log.read_text()
     finally:
         process.kill()
         process.wait()
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
+    limit = time.monotonic() + START_S
+    while time.monotonic() < limit and process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return

@@ -102,9 +102,13 @@ def build_model(checkpoint: Mapping[str, Any], path: Path) -> Any:
     return model.eval()
 
 
-@functools.cache
 def load_policy(path: Path, device: torch.device) -> tuple[Any, dict[str, Any]]:
-    """The network of a checkpoint on `device`, and the checkpoint; loaded once in a process."""
+    """The network of a checkpoint on `device`, and the checkpoint; loaded again where it was rewritten."""
+    return _load_policy(path, path.stat().st_mtime_ns if path.is_file() else None, device)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_policy(path: Path, written_ns: int | None, device: torch.device) -> tuple[Any, dict[str, Any]]:
     checkpoint = load_checkpoint(path)
     return build_model(checkpoint, path).to(device), checkpoint
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from vla import stages
 from vla.checkpoint import provenance
+from vla.evaluation import report_table
+from vla.files import SHIPPED
 from vla.stats import markdown_table
+from vla.web import browse
 from vla.web.policies import Policies, Policy
 
+CURVES = "training_curves.png"
+"""What training writes beside its checkpoint."""
 PARTS = {
     "vision": ("Vision encoder (ResNet18)", "11.2M"),
     "feature_norm": ("Normalisation of its output", "-"),
@@ -21,13 +28,41 @@ PARTS = {
 
 def about_model(policies: Policies) -> str:
     """Of the policy that is offered first, as Markdown."""
-    names = policies.names()
-    if names:
-        policy = policies[names[0]]
-        return f"{_parameters(policy.model)}\n\n## Weights\n{_origin(policy)}"
+    policy = policies.first()
+    broken = "".join(f"\n\n`{name}` cannot be used: {reason}" for name, reason in policies.broken.items())
+    if policy is not None:
+        return f"{_parameters(policy.model)}\n\n## Weights\n{_origin(policy)}{broken}"
     architecture = stages.model_architecture()
     untrained = architecture.VLA(architecture.ModelConfig())
-    return f"{_parameters(untrained)}\n\n## Weights\nNone yet: see the notice above."
+    return f"{_parameters(untrained)}\n\n## Weights\nNone yet: see the notice above.{broken}"
+
+
+def training_curves(policies: Policies) -> Path | None:
+    """The picture of the training: of the user's own where there is one, else that of the shipped policy."""
+    own = policies.main.parent / CURVES
+    if own.is_file():
+        return own
+    first = policies.first()
+    return browse.MEASURED / CURVES if first is not None and first.path.name == SHIPPED.name else None
+
+
+def about_training(policies: Policies) -> str:
+    """What the picture shows, or how to come by one, as Markdown."""
+    found = training_curves(policies)
+    if found is None:
+        return f"No training curves at {policies.main.parent / CURVES} yet; train with: `make train`"
+    shipped = found.parent == browse.MEASURED
+    return "Of the shipped policy." if shipped else f"`{found}`, of the latest training in that folder."
+
+
+def latest_evaluation(results: Path) -> str:
+    """Table 4 with intervals, and whose it is, as Markdown."""
+    found = browse.latest_evaluation(results)
+    if found is None:
+        return f"No evaluation below {results} yet; run one with: `make evaluate`"
+    name = found.path.name if found.path.parent == browse.MEASURED else found.path
+    place = f"docs/results/{name}, which comes with the repository" if name == found.path.name else f"{name}"
+    return f"From {place}.\n\n{browse.about_evaluation(found)}\n\n{report_table(found.episodes)}"
 
 
 def _parameters(model: nn.Module) -> str:

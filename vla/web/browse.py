@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from vla.report import rate_rows
 from vla.stats import dataset_table, markdown_table
 from vla.verdict import Evidence
 
-MEASURED = Path("docs/results")
+MEASURED = Path(__file__).resolve().parents[2] / "docs/results"
 """Evaluations that come with the repository; without videos."""
 MAX_EVALUATIONS = 100
 
@@ -36,10 +39,23 @@ class Evaluation:
 
 def find_evaluations(folder: Path) -> dict[str, Path]:
     """Result files by the name that a visitor sees: below `folder`, newest first, then those of the repository."""
-    found = [path for path in folder.glob("**/results.json") if _is_evaluation(path)]
-    own = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-    measured = [path for path in sorted(MEASURED.glob("*.json")) if _is_evaluation(path)]
-    return {str(path): path for path in [*own, *measured][:MAX_EVALUATIONS]}
+    return {name: path for name, path in _found(folder).items() if _why_not(path, _written_ns(path)) is None}
+
+
+def hidden_evaluations(folder: Path) -> str:
+    """Those that cannot be shown, and why, as Markdown; empty where there are none."""
+    reasons = {name: _why_not(path, _written_ns(path)) for name, path in _found(folder).items()}
+    lines = [f"- `{name}`: {reason}" for name, reason in reasons.items() if reason is not None]
+    return "\n".join(["Not shown:", *lines]) if lines else ""
+
+
+def latest_evaluation(folder: Path) -> Evaluation | None:
+    """The newest below `folder`, else that of the shipped policy."""
+    path = next(iter(find_evaluations(folder).values()), None)
+    shipped = MEASURED / "shipped.json"
+    if path is None or path.parent == MEASURED:
+        path = shipped if shipped.is_file() and _why_not(shipped, _written_ns(shipped)) is None else path
+    return None if path is None else read_evaluation(path)
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -53,6 +69,7 @@ def read_evaluation(path: Path) -> Evaluation:
         episodes = stored.pop("episodes")
         names = [episode.pop("video") for episode in episodes]
         results = [EpisodeResult(**episode, inference_ms=[]) for episode in episodes]
+        _about(stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is no evaluation of this version; run one with: python 5_evaluate.py") from None
     # Of a video's path only the file's name is believed: the folder may have been moved.
@@ -68,16 +85,19 @@ def read_evaluation(path: Path) -> Evaluation:
 
 def about_evaluation(evaluation: Evaluation) -> str:
     """Who was evaluated, how, as Markdown."""
-    facts, options = evaluation.facts, evaluation.facts["options"]
+    return markdown_table(("evaluated", ""), _about(evaluation.facts))
+
+
+def _about(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    options = facts["options"]
     told = "each of the eight instructions" if options["every_instruction"] else f"“{options['instruction']}”"
-    rows = [
+    return [
         ("policy", str(facts["policy"])),
         ("weights", str(facts["weights"])),
         ("told", told + (", shown black pictures" if options["blind"] else "")),
         ("seeds", f"{options['seed']} to {options['seed'] + options['num_episodes'] - 1}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
     ]
-    return markdown_table(("", ""), rows)
 
 
 def rates(evaluation: Evaluation) -> str:
@@ -158,10 +178,31 @@ def demo_curves(demo: Demo) -> tuple[Sequence[Evidence], Sequence[bool]]:
     return rows, [all(judge.now.values()) for judge in demo.judges()]
 
 
-def _is_evaluation(path: Path) -> bool:
+def _found(folder: Path) -> dict[str, Path]:
+    """Result files of evaluations, of whatever version, by the name that a visitor sees."""
+    found = [(_written_ns(path), path) for path in folder.glob("**/results.json") if _version(path)]
+    own = {str(path): path for _, path in sorted(found, reverse=True)}
+    measured = {f"docs/results/{path.name}": path for path in sorted(MEASURED.glob("*.json")) if _version(path)}
+    return dict([*own.items(), *measured.items()][:MAX_EVALUATIONS])
+
+
+def _version(path: Path) -> str | None:
     """By its head: of the repository's results, some are tables of other things."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        match = re.search(rb'"results_version": (\d+)', file.read(200))
+        return match[1].decode() if match else None
+    return None
+
+
+@functools.lru_cache(maxsize=2 * MAX_EVALUATIONS)
+def _why_not(path: Path, written_ns: int) -> str | None:
+    """Why the evaluation cannot be shown; None where it can."""
     try:
-        with path.open("rb") as file:
-            return b'"results_version": 2' in file.read(200)
-    except OSError:
-        return False
+        read_evaluation(path)
+    except UserError:
+        return f"damaged, or of another version of `5_evaluate.py` (its results have version {_version(path)})"
+    return None
+
+
+def _written_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from vla.env import Placement
-from vla.evaluation import EvalTask, episode_result
+from vla.evaluation import PHASES, EpisodeResult, EvalTask, episode_result
+from vla.rollout import Step
 from vla.verdict import Judge
 from vla.web import live
 from vla.web.simulator import Moment
@@ -30,6 +32,8 @@ class Episode:
     judge: Judge = field(default_factory=Judge)
     yaw_deg: float = 0.0
     """Of the cube, when it began."""
+    reached: str = "none"
+    """The furthest of `vla.evaluation.PHASES` so far."""
     said: list[str] = field(default_factory=list)
     """The instruction of each step."""
     told: list[tuple[int, str]] = field(default_factory=list)
@@ -40,6 +44,8 @@ class Episode:
         self.judge = moment.judge
         self.moments.append(moment)
         self.said.append(self.instruction)
+        order = ("none", *PHASES)
+        self.reached = max(self.reached, self._result([moment.step]).phase, key=order.index)
 
     def tell(self, instruction: str) -> None:
         """Another instruction, from the next step on."""
@@ -48,7 +54,7 @@ class Episode:
 
     def html(self) -> str:
         """The live view of the latest step."""
-        return live.live_html(self.moments[-1], self.instruction, self.task.max_steps)
+        return live.live_html(self.moments[-1], self.instruction, self.task.max_steps, self.reached)
 
     def facts(self) -> dict[str, Any]:
         """Where the episode stands, for programs."""
@@ -56,6 +62,7 @@ class Episode:
         return {
             "step": len(self.moments),
             "phase": latest.step.decision.phase,
+            "reached": self.reached,
             "action": [round(float(value), 4) for value in latest.step.decision.action],
             "height_m": round(latest.step.outcome.evidence.height_m, 4),
             "cube_pos_m": [round(float(value), 4) for value in latest.step.outcome.evidence.cube_pos],
@@ -65,9 +72,7 @@ class Episode:
 
     def summary(self, stopped: bool) -> dict[str, Any]:
         """What became of it, as `results.json` has it of an evaluated episode."""
-        steps = [moment.step for moment in self.moments]
-        first = steps[0].observation.evidence
-        result = episode_result(steps, self.judge, self.task.instruction, self.task.seed, self.yaw_deg, first, None)
+        result = self._result([moment.step for moment in self.moments])
         facts = dataclasses.asdict(result)
         facts["inference_ms"] = [round(ms, 1) for ms in result.inference_ms]
         placed = None if self.placement is None else dataclasses.asdict(self.placement)
@@ -85,6 +90,10 @@ class Episode:
         ended = self.judge.success or self.judge.invalid_reason is not None
         return not ended and len(self.moments) < self.task.max_steps
 
+    def _result(self, steps: Sequence[Step]) -> EpisodeResult:
+        first = steps[0].observation.evidence
+        return episode_result(steps, self.judge, self.task.instruction, self.task.seed, self.yaw_deg, first, None)
+
     def curves(self) -> Image.Image:
         """The plots under the verdict."""
         met = [all(moment.judge.now.values()) for moment in self.moments]
@@ -101,45 +110,47 @@ class Message:
     """(512,) of the text, for a policy."""
 
 
-class Mailboxes:
-    """Messages to running episodes, by their visitor's session, until the next step takes them."""
+@dataclass(eq=False)
+class Mailbox:
+    """Messages to one running episode, until its next step takes them."""
 
     CAPACITY = 10
+    driver: str | None
+    """Who drives it; None for a comparison, which can only be stopped."""
+    _messages: list[Message] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: dict[str | None, tuple[str | None, list[Message]]] = {}
-
-    def open(self, session: str | None, driver: str | None) -> None:
-        """An episode of this visitor begins; without a `driver` it can only be stopped."""
+    def put(self, message: Message) -> bool:
+        """Leave a message; False where the box is full (there is always room to stop)."""
         with self._lock:
-            self._running[session] = (driver, [])
-
-    def close(self, session: str | None) -> None:
-        """It has ended."""
-        with self._lock:
-            self._running.pop(session, None)
-
-    def driver(self, session: str | None) -> str | None:
-        """Who drives this visitor's running episode; None where there is none, or none that listens."""
-        with self._lock:
-            return self._running.get(session, (None, []))[0]
-
-    def put(self, session: str | None, message: Message) -> bool:
-        """Leave a message; False where no episode of this visitor runs, or its box is full."""
-        with self._lock:
-            if session not in self._running:
-                return False
-            _, box = self._running[session]
-            fits = len(box) < self.CAPACITY or message.kind == "stop"
-            if fits:
-                box.append(message)
+            fits = len(self._messages) < self.CAPACITY or message.kind == "stop"
+            if fits and not (message.kind == "stop" and message in self._messages):
+                self._messages.append(message)
             return fits
 
-    def take(self, session: str | None) -> list[Message]:
+    def take(self) -> list[Message]:
         """All messages since the last step."""
         with self._lock:
-            _, box = self._running.get(session, (None, []))
-            messages = list(box)
-            box.clear()
+            messages, self._messages = self._messages, []
             return messages
+
+
+class Mailboxes:
+    """Of the running episodes, by their visitor's session."""
+
+    def __init__(self) -> None:
+        self._running: dict[str | None, Mailbox] = {}
+
+    def open(self, session: str | None, driver: str | None) -> Mailbox:
+        """An episode of this visitor begins."""
+        self._running[session] = box = Mailbox(driver)
+        return box
+
+    def close(self, session: str | None, box: Mailbox) -> None:
+        """It has ended; a later one of the same visitor keeps its own box."""
+        if self._running.get(session) is box:
+            del self._running[session]
+
+    def find(self, session: str | None) -> Mailbox | None:
+        """That of this visitor's running episode."""
+        return self._running.get(session)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import threading
@@ -17,7 +16,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from vla.controls import CONTROLS
-from vla.env import TEST_SEEDS, EnvConfig, Placement
+from vla.env import EnvConfig, Placement
 from vla.errors import UserError
 from vla.evaluation import EvalTask
 from vla.instructions import INSTRUCTIONS
@@ -26,12 +25,13 @@ from vla.policy import ControlConfig
 from vla.verdict import Judge
 from vla.video import demo_frames, episode_frames, write_video
 from vla.web import browse, image, live, table
-from vla.web.episode import Episode, Mailboxes, Message
+from vla.web.checks import MAX_STEPS, checked_instruction, checked_placement, checked_seed, page_error, told_to_visitor
+from vla.web.episode import Episode, Mailbox, Mailboxes, Message
+from vla.web.gallery import Gallery
+from vla.web.line import Line
 from vla.web.policies import Policies
 from vla.web.simulator import Interference, Moment, SimulatorProcess
 
-MAX_INSTRUCTION_CHARS = 200
-MAX_STEPS = 400
 NOTHING = "nothing"
 """The choice of no perturbation."""
 
@@ -43,14 +43,17 @@ class Handlers:
         self.policies = policies
         self.data, self.results = data, results
         self.no_policy = f"no checkpoint at {policies.main}; train one with: make train, then start the page again"
-        names = policies.names()
-        self.env = policies[names[0]].env if names else EnvConfig()
+        first = policies.first()
+        self.env = EnvConfig() if first is None else first.env
+        self.first_driver = "expert" if first is None else first.path.name
+        """Who drives unless the visitor says otherwise."""
         self.simulator = simulator
         self.simulator.configure(self.env)
-        self._second: SimulatorProcess | None = None
-        self._second_lock = threading.Lock()
         self.mail = Mailboxes()
         self.views = image.Views()
+        self.gallery = Gallery(self.env)
+        self.line: Line
+        """Of the page, which is built upon these handlers."""
 
     def rehearse(self, seed: int) -> None:
         """Run the first step of an episode, so that the first visitor does not wait for what is made only once.
@@ -58,14 +61,24 @@ class Handlers:
         Raises:
             UserError: the simulator or the policy cannot be used.
         """
-        episode = self._episode(INSTRUCTIONS[0], self.drivers()[0], seed, max_steps=1)
+        self.gallery.keep(seed, self.simulator.view(seed))
+        episode = self._episode(INSTRUCTIONS[0], self.first_driver, seed, max_steps=1)
         for _ in self._steps(self.simulator, episode):
             episode.html()
 
+    def warm_up(self) -> None:
+        """Begin to load, in the background, what only some visitors ask for."""
+        self.gallery.start()
+        threading.Thread(target=self.policies.warm_up, daemon=True).start()
+
     def close(self) -> None:
-        """End the second simulator, where there is one."""
-        if self._second is not None:
-            self._second.close()
+        """End the second simulator."""
+        self.gallery.close()
+
+    def admit(self, request: gr.Request, *asked: Any) -> list[Any]:
+        """Whether an episode more can wait for the simulator; `asked` is looked at when it runs."""
+        self.line.admit(request)
+        return [gr.validate(True, "") for _ in asked]
 
     def drivers(self) -> list[str]:
         """Who can drive the arm: checkpoints by file name, then the controls."""
@@ -87,18 +100,20 @@ class Handlers:
         """Run one episode; yields (live view, verdict, curves, video, facts), the middle three at the end only."""
         session = request.session_hash
         nothing: tuple[Any, ...] = ("", None, None)
-        with _told_to_visitor():
+        with told_to_visitor():
             placement = checked_placement(x_cm, y_cm, yaw_deg) if by_hand else None
+            yield live.notice_html(self._before(instruction, driver)), *nothing, {}
             episode = self._episode(instruction, driver, seed, max_steps, placement, perturbation)
-            yield live.notice_html("The episode begins ..."), *nothing, {}
             stopped = False
-            self.mail.open(session, episode.driver)
+            box = self.mail.open(session, episode.driver)
             try:
-                for _ in self._steps(self.simulator, episode, session):
+                for _ in self._steps(self.simulator, episode, box):
                     yield episode.html(), *nothing, episode.facts()
+                    if self.line.has_gone(session):
+                        return
                 stopped = episode.stopped()
             finally:
-                self.mail.close(session)
+                self.mail.close(session, box)
         verdict = live.verdict_html(episode.judge, len(episode.moments), stopped)
         if not episode.moments:
             yield live.notice_html("The episode ended before its first step."), verdict, None, None, {}
@@ -122,26 +137,22 @@ class Handlers:
     ) -> Iterator[tuple[Any, ...]]:
         """Run two episodes of one seed beside each other; yields (live A, verdict A, live B, verdict B, facts)."""
         session = request.session_hash
-        with _told_to_visitor():
+        waiting = live.notice_html("The episodes begin ...")
+        with told_to_visitor():
+            yield waiting, "", waiting, "", {}
             episodes = [
                 self._episode(instruction_a, driver_a, seed, max_steps),
                 self._episode(instruction_b, driver_b, seed, max_steps),
             ]
-            waiting = live.notice_html("The episode begins ...")
-            yield waiting, "", waiting, "", {}
-            self.mail.open(session, driver=None)
+            box = self.mail.open(session, driver=None)
             try:
-                with ThreadPoolExecutor(max_workers=2) as threads:
-                    simulators = (self.simulator, self._second_simulator())
-                    runs = [self._steps(sim, run) for sim, run in zip(simulators, episodes, strict=True)]
-                    running = [True, True]
-                    while any(running) and not self.mail.take(session):
-                        steps = [threads.submit(next, run, None) for run in runs]
-                        running = [step.result() is not None for step in steps]
-                        views = [run.html() if run.moments else waiting for run in episodes]
-                        yield views[0], "", views[1], "", {}
+                for _ in self._abreast(episodes, box):
+                    views = [run.html() if run.moments else waiting for run in episodes]
+                    yield views[0], "", views[1], "", {}
+                    if self.line.has_gone(session):
+                        return
             finally:
-                self.mail.close(session)
+                self.mail.close(session, box)
         ends: list[Any] = []
         for episode in episodes:
             verdict = live.verdict_html(episode.judge, len(episode.moments), episode.stopped())
@@ -152,30 +163,37 @@ class Handlers:
         }
         yield *ends, facts
 
-    def stop(self, request: gr.Request) -> None:
-        """End this visitor's episode at its next step."""
-        if not self.mail.put(request.session_hash, Message("stop")):
-            raise _error("no episode of yours is running; one that still waits in the queue cannot be stopped")
+    async def stop(self, request: gr.Request) -> None:
+        """End this visitor's episode at its next step, or take it out of the line where it still waits."""
+        box = self.mail.find(request.session_hash)
+        if box is not None:
+            box.put(Message("stop"))
+        elif not await self.line.leave(request.session_hash):
+            raise page_error("no episode of yours is running, and none waits")
 
     def tell(self, instruction: str, request: gr.Request) -> None:
         """Give this visitor's running episode another instruction, from its next step on."""
         instruction = checked_instruction(instruction)
-        driver = self.mail.driver(request.session_hash)
-        embedding = None
-        if driver is not None and driver not in CONTROLS:
-            with _told_to_visitor():
-                embedding = self.policies.embedding(driver, instruction)
-        if driver is None or not self.mail.put(request.session_hash, Message("tell", instruction, embedding)):
-            raise _error("no episode of yours is running; start one, then tell it something else")
+        box = self._box(request)
+        if box.driver in CONTROLS:
+            raise page_error(f"the {box.driver} listens to nobody; run a checkpoint, and tell that something else")
+        with told_to_visitor():
+            embedding = self.policies.embedding(str(box.driver), instruction)
+        _put(box, Message("tell", instruction, embedding))
 
     def push(self, request: gr.Request) -> None:
         """Flick the cube in this visitor's running episode."""
-        if self.mail.driver(request.session_hash) is None or not self.mail.put(request.session_hash, Message("push")):
-            raise _error("no episode of yours is running; start one, then push the cube")
+        _put(self._box(request), Message("push"))
 
-    def table(self, x_cm: float, y_cm: float, yaw_deg: float) -> Image.Image:
-        """The table from above, with the cube."""
-        return table.draw_table(checked_placement(x_cm, y_cm, yaw_deg))
+    def above(self, by_hand: bool, x_cm: float, y_cm: float, yaw_deg: float, seed: int | None) -> Image.Image:
+        """The table from above, with the cube where it was put by hand, or where the seed puts it."""
+        if by_hand:
+            return table.draw_table(checked_placement(x_cm, y_cm, yaw_deg))
+        try:
+            view = self.gallery.view(checked_seed(seed))
+        except (UserError, gr.Error):  # told when the episode is asked for
+            return table.draw_table(None)
+        return table.draw_table(Placement(float(view.cube_pos[0]), float(view.cube_pos[1]), view.cube_yaw_deg))
 
     def table_clicked(self, event: gr.SelectData) -> tuple[bool, float, float]:
         """The position of a click, and that it is meant."""
@@ -184,8 +202,8 @@ class Handlers:
 
     def first_image(self, seed: int | None) -> np.ndarray:
         """(224, 224, 3) uint8: the simulator's picture at the start of an episode."""
-        with _told_to_visitor():
-            view = self.simulator.view(checked_seed(seed))
+        with told_to_visitor():
+            view = self.gallery.view(checked_seed(seed))
         self.views.remember(view)
         return view.image
 
@@ -193,13 +211,13 @@ class Handlers:
         self, upload: dict[str, Any] | None, instruction: str, name: str
     ) -> tuple[list[list[float]], Image.Image, Image.Image, str]:
         """The next K actions of the policy `name`, drawn into the picture; where it looks; what to think of it."""
-        if upload is None or not upload.get("path"):
-            raise _error("there is no image yet; upload one, or use a frame from the simulator")
+        if not isinstance(upload, dict) or not isinstance(upload.get("path"), str):
+            raise page_error("there is no image yet; upload one, or use a frame from the simulator")
         path = Path(upload["path"])
         # Gradio does not see to it where a hand-made request leaves out its "meta" field.
         if not path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-            raise _error("only an uploaded image is read; upload one")
-        with _told_to_visitor():
+            raise page_error("only an uploaded image is read; upload one")
+        with told_to_visitor():
             instruction = checked_instruction(instruction)
             picture = image.read_square(path)
             policy = self._policy(name)
@@ -224,6 +242,10 @@ class Handlers:
         found = self._evaluation(name)
         return browse.about_evaluation(found), browse.rates(found), browse.episode_rows(found)
 
+    def evaluations_now(self) -> tuple[Any, str]:
+        """The list of evaluations as it is now, and what is not in it."""
+        return gr.Dropdown(list(self.evaluations())), browse.hidden_evaluations(self.results)
+
     def evaluated_episode(self, name: str, seed: float | None, instruction: str) -> Iterator[tuple[str, str | None]]:
         """Of one evaluated episode: what became of it, and its video where there is one."""
         found = self._evaluation(name)
@@ -233,11 +255,11 @@ class Handlers:
                     copy = None if video is None else str(shutil.copy(video, folder))
                     yield browse.about_episode(result), copy
                 return
-        raise _error("this evaluation has no such episode; choose one from its list")
+        raise page_error("this evaluation has no such episode; choose one from its list")
 
     def demonstration(self, name: str) -> Iterator[tuple[str, Image.Image, str]]:
         """Of one demonstration: what it is, its curves, its video."""
-        with _told_to_visitor():
+        with told_to_visitor():
             demo = browse.read_one_demo(self.data, name)
         *_, judge = demo.judges()
         text = f"### {name}, seed {demo.seed}: {judge.explain()}\n\n“{demo.instruction}”, {len(demo)} steps."
@@ -278,12 +300,31 @@ class Handlers:
         )
         return Episode(instruction, driver, task, placement)
 
-    def _steps(self, simulator: SimulatorProcess, episode: Episode, session: str | None = None) -> Iterator[Moment]:
+    def _before(self, instruction: str, driver: str) -> str:
+        """What the visitor reads until the first frame is there."""
+        if not self.simulator.ready:
+            return "The simulator is being started ..."
+        if driver in self.policies.names() and not self.policies.knows(driver, instruction):
+            return "Reading an instruction that the policy has not been trained on ..."
+        return "The episode begins ..."
+
+    def _abreast(self, episodes: list[Episode], box: Mailbox) -> Iterator[None]:
+        """Run two episodes side by side, until both have ended or the visitor stops them."""
+        with self.gallery.borrowed() as second, ThreadPoolExecutor(max_workers=2) as threads:
+            runs = [self._steps(sim, run) for sim, run in zip((self.simulator, second), episodes, strict=True)]
+            running = [True, True]
+            while any(running) and not box.take():
+                steps = [threads.submit(next, run, None) for run in runs]
+                running = [step.result() is not None for step in steps]
+                yield
+
+    def _steps(self, simulator: SimulatorProcess, episode: Episode, box: Mailbox | None = None) -> Iterator[Moment]:
         """Run the episode, with what its visitor does to it on the way."""
-        episode.yaw_deg = simulator.begin(episode.task, episode.placement)
+        begun = simulator.begin(episode.task, episode.placement)
+        episode.yaw_deg = begun.yaw_deg
         waiting: list[Message] = []
         while True:
-            waiting += self.mail.take(session) if session is not None else []
+            waiting += box.take() if box is not None else []
             if any(message.kind == "stop" for message in waiting):
                 return
             # Before the first step there is nothing to push, and the first instruction would be heard last.
@@ -294,7 +335,7 @@ class Handlers:
                     embedding = message.embedding
                     episode.tell(message.text)
             pushed = any(message.kind == "push" for message in heard)
-            answer = simulator.step(Interference(embedding, pushed))
+            answer = simulator.step(begun.number, Interference(embedding, pushed))
             if isinstance(answer, Judge):
                 episode.judge = answer
                 return
@@ -306,52 +347,21 @@ class Handlers:
             raise UserError(self.no_policy)
         return self.policies[str(name)]
 
-    def _second_simulator(self) -> SimulatorProcess:
-        with self._second_lock:
-            if self._second is None:
-                self._second = SimulatorProcess(self.env)
-            return self._second
+    def _box(self, request: gr.Request) -> Mailbox:
+        """Of this visitor's running episode."""
+        box = self.mail.find(request.session_hash)
+        if box is None or box.driver is None:
+            raise page_error("no episode of yours is running; start one first")
+        return box
 
     def _evaluation(self, name: str) -> browse.Evaluation:
-        with _told_to_visitor():
+        with told_to_visitor():
             paths = self.evaluations()
             if not isinstance(name, str) or name not in paths:
                 raise UserError("there is no evaluation of that name; load the list again")
             return browse.read_evaluation(paths[name])
 
 
-def checked_instruction(text: str | None) -> str:
-    """The instruction without blanks around it, or the reason why it cannot be one."""
-    text = text.strip() if isinstance(text, str) else ""
-    if not text or not text.isprintable():
-        raise _error(f"the instruction is empty, or no plain text; say what to do, such as “{INSTRUCTIONS[0]}”")
-    if len(text) > MAX_INSTRUCTION_CHARS:
-        raise _error(f"the instruction has {len(text)} characters, at most {MAX_INSTRUCTION_CHARS} fit; shorten it")
-    return text
-
-
-def checked_seed(seed: float | None) -> int:
-    """The seed, or the reason why it cannot be one."""
-    if seed is None or not 0 <= seed < TEST_SEEDS.stop or seed != int(seed):
-        raise _error(f"the seed must be a whole number from 0 to {TEST_SEEDS.stop - 1}, got {seed}")
-    return int(seed)
-
-
-def checked_placement(x_cm: float, y_cm: float, yaw_deg: float) -> Placement:
-    """Where the cube is to lie, or the reason why it cannot lie there."""
-    limit = 100 * table.RANGE_M
-    if not (abs(x_cm) <= limit and abs(y_cm) <= limit and abs(yaw_deg) <= 45):
-        raise _error(f"the cube can lie within {limit:.0f} cm of the middle, turned by up to 45 degrees")
-    return Placement(x_cm / 100, y_cm / 100, yaw_deg)
-
-
-def _error(message: str) -> gr.Error:
-    return gr.Error(message, print_exception=False)
-
-
-@contextlib.contextmanager
-def _told_to_visitor() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise _error(str(error)) from None
+def _put(box: Mailbox, message: Message) -> None:
+    if not box.put(message):
+        raise page_error("too much at once: the episode has not yet heard what you said before; try again")

@@ -23,7 +23,7 @@ SIDE_PX = EnvConfig.image_size_px
 MAX_PIXELS = 40_000_000
 """Of an upload: 40 megapixels take 160 MB when they are decoded."""
 FORMATS = ("PNG", "JPEG", "WEBP")
-EXAMPLES = Path("docs/examples")
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"
 TOLERANCE = 4
 """Largest difference of a colour (of 255) at which a pixel still counts as the same."""
 FAMILIAR_SHARE = 0.85
@@ -79,7 +79,7 @@ class Views:
         with np.load(folder / "familiar.npz") as file:
             self.familiar = file["pictures"]
             """(n, 224, 224, 3) uint8: frames of demonstrations, mistakes included."""
-        self._distances: dict[Path, tuple[np.ndarray, float]] = {}
+        self._distances: dict[tuple[Path, int], tuple[np.ndarray, float]] = {}
         for name, view in stored["views"].items():
             picture = read_square(folder / name)
             self._examples[_key(picture)] = (np.array(view["gripper_pos"]), self.camera)
@@ -105,12 +105,13 @@ class Views:
 
         In units of what 95% of the familiar frames keep from each other: above 1, it stands apart.
         """
-        if policy.path not in self._distances:
+        key = policy.path, policy.written_ns
+        if key not in self._distances:
             features = _encode(policy, self.familiar)
             between = np.linalg.norm(features[:, None] - features[None], axis=-1)
             np.fill_diagonal(between, np.inf)
-            self._distances[policy.path] = features, float(np.percentile(between.min(axis=1), 95))
-        features, usual = self._distances[policy.path]
+            self._distances[key] = features, float(np.percentile(between.min(axis=1), 95))
+        features, usual = self._distances[key]
         return float(np.linalg.norm(features - _encode(policy, picture[None]), axis=-1).min()) / usual
 
 
@@ -210,7 +211,10 @@ def about(familiar_share: float, strangeness: float, known: bool) -> str:
             "network answers, not what would work."
         ]
     else:
-        notes = [f"A picture like those of the training: {measured}"]
+        notes = [
+            f"A picture much like those of the training: {measured} Small changes are not noticed: a camera moved by "
+            "4 cm can look like this, and the policy then lifts one cube in three (docs/perturbations.md)."
+        ]
     if not known:
         notes.append(
             "Where the gripper is in this picture is not known; the path is drawn from where it stands when an episode "

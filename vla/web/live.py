@@ -13,13 +13,14 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from vla.env import POSITION_SCALE_M
+from vla.env import POSITION_SCALE_M, EnvConfig
 from vla.verdict import CONDITIONS, Evidence, Judge
 from vla.web.simulator import Moment
 
 _INK = "#8a8f98"
 """Readable on white and on black: the figures have no ground of their own."""
 _LEFT, _RIGHT, _LIMIT, _GOOD = "#3b82c4", "#d97706", "#dc4c4c", "#2a9d5c"
+STEPS_PER_S = EnvConfig.control_freq_hz
 REACHED_SHARE = 0.25
 """Of a commanded displacement, what the arm covers before the next command begins anew from where it is; regression
 over five episodes of the expert."""
@@ -44,8 +45,11 @@ def planned_path(start: np.ndarray, chunk: np.ndarray, camera: np.ndarray) -> np
     return path
 
 
-def live_html(moment: Moment, instruction: str, max_steps: int) -> str:
-    """The picture with the planned path, gauges, and the verdict's conditions as they light up."""
+def live_html(moment: Moment, instruction: str, max_steps: int, reached: str) -> str:
+    """The picture with the planned path, gauges, and the verdict's conditions as they light up.
+
+    `reached` is the furthest of `vla.evaluation.PHASES`; the expert has phases of its own beside it.
+    """
     step, judge = moment.step, moment.judge
     seen, came = step.observation.evidence, step.outcome.evidence
     path = planned_path(seen.gripper_pos, moment.chunk, moment.camera)
@@ -56,16 +60,15 @@ def live_html(moment: Moment, instruction: str, max_steps: int) -> str:
         instruction=instruction,
         step=step.index + 1,
         max_steps=max_steps,
-        phase=step.decision.phase or "-",
+        phase="" if step.decision.phase == "policy" else step.decision.phase,
+        reached=reached,
         ms=step.decision_ms,
         gripper=[float(action[-1]) for action in moment.chunk],
         height_cm=max(0.0, 100 * came.height_m),  # a resting cube sinks in by a hair: not "-0.0"
         height_share=float(np.clip(came.height_m / BAR_HEIGHT_M, 0, 1)),
         height_limit_share=judge.limits.min_height_m / BAR_HEIGHT_M,
-        height_limit_cm=100 * judge.limits.min_height_m,
         opening_mm=1e3 * came.opening_m,
         opening_share=float(np.clip(came.opening_m / FULL_OPENING_M, 0, 1)),
-        squeeze_n=min(came.left_squeeze_n, came.right_squeeze_n),
         conditions=[
             (name.replace("_", " "), text, "now" if judge.now[name] else "earlier" if judge.ever[name] else "never")
             for name, text in CONDITIONS.items()
@@ -78,11 +81,12 @@ def live_html(moment: Moment, instruction: str, max_steps: int) -> str:
 def verdict_html(judge: Judge, steps: int, stopped: bool) -> str:
     """How the episode ended, in words, and what the report would have claimed."""
     verdict = judge.verdict()
+    how = "Stopped by hand after" if stopped else "The episode took"
     return _template("verdict").render(
         success=verdict.success,
         words=verdict.words,
         failed=(verdict.failed or "").replace("_", " "),
-        ended=f"{'Stopped by hand after' if stopped else 'The episode took'} {steps} steps, {steps / 20:.1f} s.",
+        ended=f"{how} {steps} steps, {steps / STEPS_PER_S:.1f} s.",
         reported=verdict.reported_success,
     )
 
@@ -93,6 +97,13 @@ def notice_html(text: str) -> str:
 
 
 def curves(evidence: Sequence[Evidence], met: Sequence[bool]) -> Image.Image:
+    """A picture of `curves_figure`."""
+    buffer = io.BytesIO()
+    curves_figure(evidence, met).savefig(buffer, format="png", dpi=110)
+    return Image.open(buffer)
+
+
+def curves_figure(evidence: Sequence[Evidence], met: Sequence[bool]) -> Any:
     """Height, opening, forces and relative velocity over time, with the verdict's thresholds drawn in.
 
     Args:
@@ -102,7 +113,7 @@ def curves(evidence: Sequence[Evidence], met: Sequence[bool]) -> Image.Image:
     from matplotlib.figure import Figure
 
     limits = Judge().limits
-    time_s = np.arange(1, len(evidence) + 1) / 20
+    time_s = np.arange(1, len(evidence) + 1) / STEPS_PER_S
     figure = Figure(figsize=(6.4, 7.6), layout="constrained")
     figure.patch.set_alpha(0)
     height, opening, force, slip, spin = panels = figure.subplots(5, 1, sharex=True)
@@ -134,9 +145,7 @@ def curves(evidence: Sequence[Evidence], met: Sequence[bool]) -> Image.Image:
             spine.set_color(_INK)
     height.set_title("What the verdict was judged from", fontsize=10, color=_INK)
     spin.set_xlabel("seconds (green: every condition holds)", color=_INK)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return Image.open(buffer)
+    return figure
 
 
 @functools.cache

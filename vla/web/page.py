@@ -12,13 +12,16 @@ from vla.env import TEST_SEEDS
 from vla.instructions import INSTRUCTIONS
 from vla.perturb import parse_perturbations
 from vla.web import browse
-from vla.web.about import about_model
-from vla.web.handlers import MAX_INSTRUCTION_CHARS, MAX_STEPS, NOTHING, Handlers
-from vla.web.live import notice_html
+from vla.web.about import about_model, about_training, latest_evaluation, training_curves
+from vla.web.checks import MAX_INSTRUCTION_CHARS, MAX_STEPS
+from vla.web.handlers import NOTHING, Handlers
+from vla.web.line import SIMULATOR, Line
+from vla.web.live import STEPS_PER_S, notice_html
 from vla.web.table import RANGE_M
 
-CACHE_S = 3600
-"""How often Gradio looks for temporary files to delete, and how old they are by then."""
+ANNOUNCED = "element.setAttribute('aria-live', 'polite')"
+"""What changes in this element is read to those who do not see it; it must be there before."""
+STEPS_LABEL = f"Steps at most ({STEPS_PER_S} per second)"
 ACTION_COLUMNS = ("step", "move x", "move y", "move z", "turn x", "turn y", "turn z", "gripper")
 EPISODE_COLUMNS = ("outcome", "seed", "instruction", "came as far as", "steps", "failed condition", "video")
 DEMO_COLUMNS = ("name", "seed", "instruction", "steps", "expert's share")
@@ -47,31 +50,37 @@ ABOUT_COMPARE = (
 def build_page(handlers: Handlers, seed: int) -> gr.Blocks:
     """The page; `seed` is the one that it offers first."""
     page: gr.Blocks
-    with gr.Blocks(title="Lift VLA", analytics_enabled=False, delete_cache=(CACHE_S, CACHE_S)) as page:
+    with gr.Blocks(title="Lift VLA", analytics_enabled=False) as page:
         gr.Markdown("# Lift VLA\nA robot arm, a camera and a sentence: a policy learned from demonstrations.")
-        if not handlers.policies.names():
+        if handlers.first_driver == "expert":
             gr.Markdown(f"**Only the scripted expert can run here:** {handlers.no_policy}.")
         with gr.Tab("Full simulation"):
-            _simulation_tab(handlers, seed)
+            drivers = _simulation_tab(handlers, seed, page)
         with gr.Tab("Single image"):
-            _image_tab(handlers, seed)
+            policy = _image_tab(handlers, seed)
         with gr.Tab("Side by side"):
-            _compare_tab(handlers, seed)
+            drivers += _compare_tab(handlers, seed)
         with gr.Tab("Evaluations"):
             _evaluations_tab(handlers, page)
         with gr.Tab("Demonstrations"):
-            _demonstrations_tab(handlers)
+            _demonstrations_tab(handlers, page)
         with gr.Tab("Model"):
-            _model_tab(handlers)
+            _model_tab(handlers, page)
+
+        def choices_now() -> list[Any]:
+            return [*(gr.Dropdown(handlers.drivers()) for _ in drivers), gr.Dropdown(handlers.policies.names())]
+
+        page.load(choices_now, None, [*drivers, policy], api_visibility="private", queue=False)
+    handlers.line = Line(page)
     return page
 
 
-def _simulation_tab(handlers: Handlers, first_seed: int) -> None:
+def _simulation_tab(handlers: Handlers, first_seed: int, page: gr.Blocks) -> list[gr.Dropdown]:
     gr.Markdown(ABOUT_SIMULATION)
     with gr.Row(elem_classes="picture-first"):
         with gr.Column(scale=4, min_width=320):
             view = gr.HTML(notice_html("Press Run."), elem_id="live")
-            verdict = gr.HTML(elem_id="verdict")
+            verdict = gr.HTML(elem_id="verdict", js_on_load=ANNOUNCED)
         with gr.Column(scale=2, min_width=300):
             instruction = _instruction_box()
             driver = _driver_box(handlers, "Who drives the arm")
@@ -90,8 +99,8 @@ def _simulation_tab(handlers: Handlers, first_seed: int) -> None:
     with gr.Accordion("Where the cube lies, what is changed, how long", open=False), gr.Row():
         with gr.Column(scale=1, min_width=300):
             above = gr.Image(
-                lambda: handlers.table(0, 0, 0),
                 label="The table from above",
+                alt_text="The table from above, with the cube; the sliders move it too",
                 show_label=False,
                 format="png",
                 interactive=False,
@@ -99,7 +108,7 @@ def _simulation_tab(handlers: Handlers, first_seed: int) -> None:
                 elem_classes="table-view",
             )
         with gr.Column(scale=2, min_width=300):
-            by_hand = gr.Checkbox(False, label="Place the cube by hand instead of by the seed (or click the table)")
+            by_hand = gr.Checkbox(False, label="Place the cube by hand: move a slider, or click the table")
             x, y = (_placement_slider(axis, hint) for axis, hint in (("x", "down"), ("y", "to the right")))
             yaw = gr.Slider(-45, 45, 0, step=1, label="turned by (degrees)")
             perturbation = gr.Dropdown(
@@ -107,7 +116,7 @@ def _simulation_tab(handlers: Handlers, first_seed: int) -> None:
                 value=NOTHING,
                 label="What is changed (axis:level, as in 5_evaluate.py --perturb)",
             )
-            max_steps = gr.Slider(20, MAX_STEPS, 200, step=10, label="Steps at most (20 per second)")
+            max_steps = gr.Slider(20, MAX_STEPS, 200, step=10, label=STEPS_LABEL)
     with gr.Row():
         with gr.Column(min_width=320):
             video = gr.Video(label="Video of the episode", interactive=False, buttons=["download"], elem_id="video")
@@ -123,17 +132,25 @@ def _simulation_tab(handlers: Handlers, first_seed: int) -> None:
         show_progress="minimal",
         show_progress_on=[view],
         concurrency_limit=1,
-        concurrency_id="simulator",
+        concurrency_id=SIMULATOR,
+        validator=handlers.admit,
     )
     stop.click(handlers.stop, api_name="stop", queue=False)
     push.click(handlers.push, api_name="push", queue=False)
     said.submit(handlers.tell, said, api_name="tell", queue=False)
+    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    place = [by_hand, x, y, yaw, seed]
     for slider in (x, y, yaw):
-        slider.change(handlers.table, [x, y, yaw], above, api_visibility="private", queue=False, show_progress="hidden")
-    above.select(handlers.table_clicked, None, [by_hand, x, y], api_visibility="private", queue=False)
+        slider.input(lambda: True, None, by_hand, queue=False, **hidden)
+        slider.change(handlers.above, place, above, trigger_mode="always_last", concurrency_id="above", **hidden)
+    for choice in (by_hand, seed):
+        choice.change(handlers.above, place, above, trigger_mode="always_last", concurrency_id="above", **hidden)
+    page.load(handlers.above, place, above, concurrency_id="above", **hidden)
+    above.select(handlers.table_clicked, None, [by_hand, x, y], queue=False, **hidden)
+    return [driver]
 
 
-def _image_tab(handlers: Handlers, first_seed: int) -> None:
+def _image_tab(handlers: Handlers, first_seed: int) -> gr.Dropdown:
     gr.Markdown(ABOUT_IMAGE)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -149,13 +166,17 @@ def _image_tab(handlers: Handlers, first_seed: int) -> None:
             seed = _seed_box(first_seed)
             from_simulator = gr.Button("Use the first frame of this seed")
             instruction = _instruction_box()
-            policy = gr.Dropdown(handlers.policies.names(), label="Policy")
+            names = handlers.policies.names()
+            first = handlers.first_driver
+            policy = gr.Dropdown(names, value=first if first in names else None, label="Policy")
             predict = gr.Button("Predict", variant="primary")
         with gr.Column(scale=4, min_width=320):
             note = gr.Markdown()
             with gr.Row():
-                plan = gr.Image(label="What it would do", format="png", interactive=False, buttons=["fullscreen"])
-                heat = gr.Image(label="Where it looks", format="png", interactive=False, buttons=["fullscreen"])
+                plan = _answer_image("What it would do", "The picture with the planned path; the table has its numbers")
+                heat = _answer_image(
+                    "Where it looks", "The picture, bright where hiding it changes the first action most"
+                )
             actions = gr.Dataframe(
                 label="The next actions",
                 headers=list(ACTION_COLUMNS),
@@ -164,9 +185,7 @@ def _image_tab(handlers: Handlers, first_seed: int) -> None:
                 interactive=False,
             )
             gr.Markdown(ABOUT_ACTIONS)
-    from_simulator.click(
-        handlers.first_image, seed, picture, api_name="first_image", concurrency_limit=1, concurrency_id="simulator"
-    )
+    from_simulator.click(handlers.first_image, seed, picture, api_name="first_image")
     # The handler opens the upload itself: Gradio's reading answers a broken file with a bare "Error".
     predict.click(
         handlers.predict_actions,
@@ -176,26 +195,31 @@ def _image_tab(handlers: Handlers, first_seed: int) -> None:
         preprocess=False,
         concurrency_limit=1,
     )
+    return policy
 
 
-def _compare_tab(handlers: Handlers, first_seed: int) -> None:
+def _compare_tab(handlers: Handlers, first_seed: int) -> list[gr.Dropdown]:
     gr.Markdown(ABOUT_COMPARE)
     asked: list[gr.components.Component] = []
     shown: list[gr.components.Component] = []
+    drivers: list[gr.Dropdown] = []
     with gr.Row():
         for side, said in zip("AB", INSTRUCTIONS, strict=False):
             with gr.Column(min_width=320):
-                asked += [_instruction_box(f"Instruction {side}", said), _driver_box(handlers, f"Who drives {side}")]
+                instruction = _instruction_box(f"Instruction {side}", said)
+                driver = _driver_box(handlers, f"Who drives {side}")
+                asked += [instruction, driver]
+                drivers.append(driver)
     with gr.Row():
         seed = _seed_box(first_seed)
-        max_steps = gr.Slider(20, MAX_STEPS, 200, step=10, label="Steps at most (20 per second)")
+        max_steps = gr.Slider(20, MAX_STEPS, 200, step=10, label=STEPS_LABEL)
     with gr.Row():
         run = gr.Button("Run both", variant="primary")
         stop = gr.Button("Stop", variant="stop")
     with gr.Row():
         for _ in "AB":
             with gr.Column(min_width=320):
-                shown += [gr.HTML(notice_html("Press Run both.")), gr.HTML()]
+                shown += [gr.HTML(notice_html("Press Run both.")), gr.HTML(js_on_load=ANNOUNCED)]
     with gr.Accordion("In numbers (what the API answers)", open=False):
         facts = gr.JSON(show_label=False)
     run.click(
@@ -206,21 +230,24 @@ def _compare_tab(handlers: Handlers, first_seed: int) -> None:
         show_progress="minimal",
         show_progress_on=[shown[0]],
         concurrency_limit=1,
-        concurrency_id="simulator",
+        concurrency_id=SIMULATOR,
+        validator=handlers.admit,
     )
     stop.click(handlers.stop, api_visibility="private", queue=False)
+    return drivers
 
 
 def _evaluations_tab(handlers: Handlers, page: gr.Blocks) -> None:
     gr.Markdown("Every evaluation that `5_evaluate.py` has written, failures first. Select a row to see its episode.")
     name = gr.Dropdown(list(handlers.evaluations()), label="Evaluation")
     reload = gr.Button("Look again for new ones", size="sm")
+    hidden = gr.Markdown()
     with gr.Row():
         with gr.Column(min_width=320):
             rates = gr.Markdown()
         with gr.Column(min_width=320):
             about = gr.Markdown()
-    rows = _rows("Episodes", EPISODE_COLUMNS, [])
+    rows = _rows("Episodes", EPISODE_COLUMNS)
     with gr.Row():
         seed = gr.Number(None, label="Seed", precision=0)
         told = gr.Textbox(label="Instruction", max_length=MAX_INSTRUCTION_CHARS)
@@ -232,16 +259,18 @@ def _evaluations_tab(handlers: Handlers, page: gr.Blocks) -> None:
             video = gr.Video(label="Its video", interactive=False, buttons=["download"])
     name.change(handlers.evaluation, name, [about, rates, rows], api_name="evaluation")
     page.load(handlers.evaluation, name, [about, rates, rows], api_visibility="private")
-    reload.click(lambda: gr.Dropdown(list(handlers.evaluations())), None, name, api_visibility="private")
+    reload.click(handlers.evaluations_now, None, [name, hidden], api_visibility="private")
+    page.load(handlers.evaluations_now, None, [name, hidden], api_visibility="private")
+    show.click(handlers.evaluated_episode, [name, seed, told], [words, video], api_name="evaluated_episode")
     _on_row(rows, (1, 2), [seed, told]).then(
         handlers.evaluated_episode, [name, seed, told], [words, video], api_visibility="private"
     )
-    show.click(handlers.evaluated_episode, [name, seed, told], [words, video], api_name="evaluated_episode")
 
 
-def _demonstrations_tab(handlers: Handlers) -> None:
-    gr.Markdown(lambda: browse.about_dataset(handlers.data))
-    rows = _rows("Demonstrations", DEMO_COLUMNS, lambda: browse.demo_rows(handlers.data))
+def _demonstrations_tab(handlers: Handlers, page: gr.Blocks) -> None:
+    _at_each_visit(page, gr.Markdown(), lambda: browse.about_dataset(handlers.data))
+    rows = _rows("Demonstrations", DEMO_COLUMNS)
+    _at_each_visit(page, rows, lambda: browse.demo_rows(handlers.data))
     name = gr.Textbox("demo_0", label="Demonstration", max_length=20)
     show = gr.Button("Show this demonstration")
     with gr.Row():
@@ -250,35 +279,42 @@ def _demonstrations_tab(handlers: Handlers) -> None:
             video = gr.Video(label="Its video", interactive=False, buttons=["download"])
         with gr.Column(min_width=320):
             curves = _curves_image()
+    show.click(handlers.demonstration, name, [words, curves, video], api_name="demonstration", concurrency_limit=1)
     _on_row(rows, (0,), [name]).then(
         handlers.demonstration, name, [words, curves, video], api_visibility="private", concurrency_limit=1
     )
-    show.click(handlers.demonstration, name, [words, curves, video], api_name="demonstration", concurrency_limit=1)
 
 
-def _model_tab(handlers: Handlers) -> None:
-    curves = handlers.policies.main.parent / "training_curves.png"
+def _model_tab(handlers: Handlers, page: gr.Blocks) -> None:
+    def curves() -> Image.Image | None:
+        found = training_curves(handlers.policies)
+        return None if found is None else Image.open(found)
 
-    def training_curves() -> Image.Image:
-        return Image.open(curves)
-
-    def evaluation() -> str:
-        table = handlers.results / "results.md"
-        if not table.is_file():
-            return f"No evaluation at {table} yet; run one with: `make evaluate`"
-        return table.read_text(encoding="utf-8")
-
-    gr.Markdown(about_model(handlers.policies))
+    _at_each_visit(page, gr.Markdown(), lambda: about_model(handlers.policies))
     gr.Markdown("## Training")
-    if curves.is_file():
-        # A callable is asked at each visit, so that a training that goes on is seen to.
-        gr.Image(training_curves, label=curves.name, interactive=False, format="png", buttons=["fullscreen"])
-    else:
-        gr.Markdown(f"No training curves at {curves} yet; train with: `make train`")
+    _at_each_visit(page, gr.Markdown(), lambda: about_training(handlers.policies))
+    picture = gr.Image(
+        label="Training curves",
+        alt_text="Loss, learning rate and scores over the training's epochs",
+        interactive=False,
+        format="png",
+        buttons=["fullscreen"],
+        placeholder="No training curves yet",
+    )
+    _at_each_visit(page, picture, curves)
     gr.Markdown("## Latest evaluation")
-    gr.Markdown(evaluation)
+    _at_each_visit(page, gr.Markdown(), lambda: latest_evaluation(handlers.results))
     gr.Markdown("## Demonstrations")
-    gr.Markdown(lambda: browse.about_dataset(handlers.data))
+    _at_each_visit(page, gr.Markdown(), lambda: browse.about_dataset(handlers.data))
+
+
+def _at_each_visit(page: gr.Blocks, shown: gr.components.Component, ask: Callable[[], Any]) -> None:
+    """Fill it when the page is loaded, so that a training or an evaluation of today is seen; no endpoint of the API."""
+    page.load(ask, None, shown, api_visibility="private", queue=False, show_progress="hidden")
+
+
+def _answer_image(label: str, alt: str) -> gr.Image:
+    return gr.Image(label=label, alt_text=alt, format="png", interactive=False, buttons=["fullscreen"])
 
 
 def _instruction_box(label: str = "Instruction", value: str = INSTRUCTIONS[0]) -> gr.Textbox:
@@ -295,12 +331,16 @@ def _curves_image() -> gr.Image:
         interactive=False,
         buttons=["fullscreen"],
         placeholder="What the verdict is judged from",
+        alt_text="Height, finger opening, forces and relative velocity over time, with the verdict's thresholds",
     )
 
 
 def _driver_box(handlers: Handlers, label: str) -> gr.Dropdown:
-    drivers = handlers.drivers()
-    return gr.Dropdown(drivers, value=drivers[0], label=f"{label}: a checkpoint, the scripted expert, or a control")
+    return gr.Dropdown(
+        handlers.drivers(),
+        value=handlers.first_driver,
+        label=f"{label}: checkpoint, expert or control",
+    )
 
 
 def _seed_box(first_seed: int) -> gr.Number:
@@ -312,9 +352,9 @@ def _placement_slider(axis: str, direction: str) -> gr.Slider:
     return gr.Slider(-limit_cm, limit_cm, 0, step=0.1, label=f"{axis} (cm, {direction} in the picture)")
 
 
-def _rows(label: str, columns: tuple[str, ...], value: list[list[Any]] | Callable[[], list[list[Any]]]) -> gr.Dataframe:
+def _rows(label: str, columns: tuple[str, ...]) -> gr.Dataframe:
     return gr.Dataframe(
-        value,
+        [],
         label=label,
         headers=list(columns),
         column_count=len(columns),

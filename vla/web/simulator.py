@@ -56,6 +56,16 @@ class View:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """An episode that has begun."""
+
+    number: int
+    """Of the episode; its steps are asked for with it."""
+    yaw_deg: float
+    """The cube's angle about the vertical."""
+
+
+@dataclass(frozen=True)
 class Interference:
     """What a visitor does to a running episode before its next step."""
 
@@ -77,6 +87,7 @@ class SimulatorProcess:
         self._lock = threading.Lock()
         self._context = multiprocessing.get_context("spawn")
         self._closed = False
+        self._number = 0
         self._start()
 
     def configure(self, config: EnvConfig) -> None:
@@ -91,31 +102,42 @@ class SimulatorProcess:
         """Of the process."""
         return self._process.pid
 
+    @property
+    def ready(self) -> bool:
+        """Whether it answers at once; else it is being started."""
+        return self._ready and self._process.is_alive()
+
     def view(self, seed: int, placement: Placement | None = None) -> View:
-        """The picture with which the episode of `seed` begins.
+        """The picture with which the episode of `seed` begins; an episode that was running has ended.
 
         Raises:
             UserError: the process died, and is being started again.
         """
-        view: View = self._ask("view", seed, placement)
+        with self._lock:
+            self._number += 1
+            view: View = self._ask_anew("view", seed, placement)
         return view
 
-    def begin(self, task: EvalTask, placement: Placement | None = None) -> float:
-        """Begin an episode; one that was running has ended. Returns the cube's angle about the vertical, degrees.
+    def begin(self, task: EvalTask, placement: Placement | None = None) -> Begun:
+        """Begin an episode; one that was running has ended.
 
         Raises:
             UserError: a checkpoint that cannot be used; or as in `view`.
         """
-        yaw_deg: float = self._ask("begin", task, placement)
-        return yaw_deg
+        with self._lock:
+            self._number += 1
+            return Begun(self._number, yaw_deg=self._ask_anew("begin", task, placement))
 
-    def step(self, interference: Interference) -> Moment | Judge:
-        """The next step, or the final judge when the episode has ended.
+    def step(self, number: int, interference: Interference) -> Moment | Judge:
+        """The next step of the episode `number`, or the final judge when it has ended.
 
         Raises:
-            UserError: as in `view`.
+            UserError: another episode has begun since; or as in `view`.
         """
-        answer: Moment | Judge = self._ask("step", interference)
+        with self._lock:
+            if number != self._number:
+                raise UserError("another episode has begun in this simulator; run yours again")
+            answer: Moment | Judge = self._ask("step", interference)
         return answer
 
     def close(self) -> None:
@@ -134,23 +156,29 @@ class SimulatorProcess:
         other.close()
         self._ready = False
 
+    def _ask_anew(self, kind: str, *arguments: Any) -> Any:
+        """Ask what needs no episode before it: a process that died while nobody asked is not the visitor's concern."""
+        if not self._process.is_alive() and not self._closed:
+            self._connection.close()
+            self._start()
+        return self._ask(kind, *arguments)
+
     def _ask(self, kind: str, *arguments: Any) -> Any:
-        with self._lock:
-            try:
-                if not self._ready:
-                    answer = self._receive(START_S)
-                    self._ready = not isinstance(answer, Exception)
-                if self._ready:
-                    self._connection.send((kind, *arguments))
-                    answer = self._receive(ANSWER_S)
-            except (EOFError, OSError, TimeoutError) as error:
-                how = "did not answer" if isinstance(error, TimeoutError) else "died"
-                self._kill()
-                self._connection.close()
-                if self._closed:
-                    raise UserError("the page is closing") from None
-                self._start()
-                raise UserError(f"the simulator's process {how}; it is being started again: try once more") from None
+        try:
+            if not self._ready:
+                answer = self._receive(START_S)
+                self._ready = not isinstance(answer, Exception)
+            if self._ready:
+                self._connection.send((kind, *arguments))
+                answer = self._receive(ANSWER_S)
+        except (EOFError, OSError, TimeoutError) as error:
+            how = "did not answer" if isinstance(error, TimeoutError) else "died"
+            self._kill()
+            self._connection.close()
+            if self._closed:
+                raise UserError("the page is closing") from None
+            self._start()
+            raise UserError(f"the simulator's process {how}; it is being started again: try once more") from None
         if isinstance(answer, Exception):
             raise answer
         return answer

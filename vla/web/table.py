@@ -17,8 +17,11 @@ _GROUND, _GRID, _INK, _CUBE = (238, 233, 224), (214, 207, 195), (90, 84, 74), (1
 _FONT = ImageFont.load_default(size=13)
 
 
-def draw_table(placement: Placement) -> Image.Image:
-    """(320, 320) RGB, seen from above by someone who stands where the camera is: the robot is at the top."""
+def draw_table(placement: Placement | None) -> Image.Image:
+    """(320, 320) RGB, seen from above by someone who stands where the camera is: the robot is at the top.
+
+    Without a `placement` there is no cube on it.
+    """
     picture = Image.new("RGB", (_SIDE_PX, _SIDE_PX), _GROUND)
     draw = ImageDraw.Draw(picture)
     for centimetres in range(-12, 13, 3):
@@ -29,6 +32,8 @@ def draw_table(placement: Placement) -> Image.Image:
     draw.rectangle((low, low, high, high), outline=_INK, width=2)
     draw.text((low + 4, high + 3), "seeds put it here", fill=_INK, font=_FONT)
     draw.text((_SIDE_PX / 2 - 62, 4), "robot (grid: 3 cm)", fill=_INK, font=_FONT)
+    if placement is None:
+        return picture
     corners = _HALF_CUBE_M * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     angle = np.radians(placement.yaw_deg)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
