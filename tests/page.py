@@ -109,7 +109,7 @@ def served(folder: Path, *arguments: str, end: signal.Signals = signal.SIGINT) -
         _wait_until_ready(url, process, log)
         yield Page(url, log, process.pid, time.monotonic() - start)
         process.send_signal(end)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
         assert list(temporary.iterdir()) == []
         assert not re.search(r'File ".*/vla/', log.read_text()), log.read_text()
     finally:
