@@ -2,7 +2,7 @@
 
 Reads a checkpoint, or drives a control policy. Writes `results.json`, Table 4 (`results.md`), a page with every episode
 (`report.html`), the episodes' states (`episodes.hdf5`) and a video of each into the output directory. Every started
-episode counts; the seeds are fixed beforehand and were used for nothing else.
+episode counts; the seeds are fixed beforehand, and test seeds are no training's and no validation's.
 
     python 5_evaluate.py --checkpoint checkpoints/best_model.pth --num-episodes 10
     python 5_evaluate.py --policy random --num-episodes 50
@@ -66,7 +66,8 @@ class EvaluateOptions:
     """Perturbations to evaluate under instead: AXIS, AXIS:LEVEL (1-3) or all; the same seeds without one beside them.
     Stopped half-way, the same command continues."""
     rejudge: Path | None = None
-    """An evaluation's episodes.hdf5 to be judged again by the second judge instead; nothing is run."""
+    """An evaluation's episodes.hdf5 to be judged again by the second judge instead; no policy is run, the simulator
+    repeats each episode."""
     num_episodes: int = 10
     """Episodes to run."""
     instruction: str = "Pick up the cube"

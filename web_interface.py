@@ -1,7 +1,7 @@
 """The web page of the project (report sec. 6.3): whole episodes live, single pictures, comparisons, past results.
 
 Reads checkpoints (without one, the scripted expert still runs), and where they exist the training curves, past
-evaluations and demonstrations. Writes nothing but temporary files, which Gradio serves and deletes.
+evaluations and demonstrations. Writes nothing but temporary files, which it deletes.
 
     python web_interface.py --checkpoint checkpoints/best_model.pth
 """

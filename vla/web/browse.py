@@ -69,7 +69,7 @@ def read_evaluation(path: Path) -> Evaluation:
         episodes = stored.pop("episodes")
         names = [episode.pop("video") for episode in episodes]
         results = [EpisodeResult(**episode, inference_ms=[]) for episode in episodes]
-        _about(stored)
+        _about(stored, results)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is no evaluation of this version; run one with: python 5_evaluate.py") from None
     # Of a video's path only the file's name is believed: the folder may have been moved.
@@ -85,17 +85,17 @@ def read_evaluation(path: Path) -> Evaluation:
 
 def about_evaluation(evaluation: Evaluation) -> str:
     """Who was evaluated, how, as Markdown."""
-    return markdown_table(("evaluated", ""), _about(evaluation.facts))
+    return markdown_table(("evaluated", ""), _about(evaluation.facts, evaluation.episodes))
 
 
-def _about(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    options = facts["options"]
+def _about(facts: dict[str, Any], episodes: Sequence[EpisodeResult]) -> list[tuple[str, str]]:
+    options, seeds = facts["options"], [episode.seed for episode in episodes]
     told = "each of the eight instructions" if options["every_instruction"] else f"“{options['instruction']}”"
     return [
         ("policy", str(facts["policy"])),
         ("weights", str(facts["weights"])),
         ("told", told + (", shown black pictures" if options["blind"] else "")),
-        ("seeds", f"{options['seed']} to {options['seed'] + options['num_episodes'] - 1}"),
+        ("seeds", f"{min(seeds)} to {max(seeds)}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
     ]
 
