@@ -192,13 +192,13 @@ class Trainer:
         self.simulator: Simulator | None = None
 
     def _load_data(self) -> None:
-        loader = stages.dataset_loader()
         options, recipe = self.options, self.recipe
+        selected_names = stages.dataset_loader().selected_names
         with open_demos(options.data) as file:
             warn_of_drift(file, options.data)
             self.env_args = str(file["data"].attrs["env_args"])
             spoken = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
-            names = {split: loader.selected_names(file, split, options.exclude) for split in ("train", "valid")}
+            names = {split: selected_names(file, split, options.exclude) for split in ("train", "valid")}
         if options.num_demos is not None and options.num_demos > len(names["train"]):
             raise UserError(
                 f"--num-demos {options.num_demos}: {options.data} has {len(names['train'])} for training; "
@@ -217,31 +217,8 @@ class Trainer:
         picture_px = EnvConfig.from_env_args(self.env_args).image_size_px
         self.margin_px = recipe.augmentation.margin_px(picture_px)
 
-        def make(split: str) -> Any:
-            dataset = loader.LiftDataset(
-                options.data,
-                names[split],
-                recipe.stride,
-                recipe.windows_per_segment,
-                config.observation_horizon,
-                config.chunk_size,
-                recipe.image,
-                self.margin_px,
-            )
-            print(
-                f"{split}: {len(names[split])} episodes, {dataset.window_count()} windows, "
-                f"{dataset.megabytes():.0f} MB of frames in memory"
-            )
-            return loader.make_loader(
-                dataset,
-                recipe.batch_windows,
-                recipe.windows_per_segment,
-                self.order if split == "train" else None,
-                self.device.type == "cuda",
-            )
-
-        self.train_loader = make("train")
-        self.valid_loader = make("valid") if names["valid"] else None
+        self.train_loader = self._loader("train", names["train"])
+        self.valid_loader = self._loader("valid", names["valid"]) if names["valid"] else None
         per_epoch = len(self.train_loader)
         self.steps_per_epoch = min(per_epoch, options.max_steps or per_epoch)
         self.total_steps = self.steps_per_epoch * recipe.epochs
@@ -254,6 +231,26 @@ class Trainer:
             "bfloat16": self.autocast,
             "init_sha256": None if options.init is None else sha256(options.init),
         } | {name: getattr(options, name) for name in _IDENTITY}
+
+    def _loader(self, split: str, names: list[str]) -> Any:
+        loader, recipe = stages.dataset_loader(), self.recipe
+        dataset = loader.LiftDataset(
+            self.options.data,
+            names,
+            recipe.stride,
+            recipe.windows_per_segment,
+            recipe.observation_horizon,
+            self.model_config.chunk_size,
+            recipe.image,
+            self.margin_px,
+        )
+        print(
+            f"{split}: {len(names)} episodes, {dataset.window_count()} windows, "
+            f"{dataset.megabytes():.0f} MB of frames in memory"
+        )
+        order = self.order if split == "train" else None
+        on_gpu = self.device.type == "cuda"
+        return loader.make_loader(dataset, recipe.batch_windows, recipe.windows_per_segment, order, on_gpu)
 
     def initialise(self) -> None:
         """Fresh weights, or those of `--init`."""
