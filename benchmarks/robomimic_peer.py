@@ -100,7 +100,7 @@ def main(options: PeerOptions) -> None:
         "seeds": [result.seed for result in results],
     }
     write_text(options.output, json.dumps(summary, indent=1))
-    table = peer_table(summary, json.loads((ROOT / "docs/results/shipped.json").read_text()))
+    table = peer_table(summary, json.loads((ROOT / "docs/results/shipped_first.json").read_text()))
     write_text(options.output.with_suffix(".md"), table + "\n")
     print(table)
 

@@ -32,7 +32,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "attacks": attack_tables,
     "controls": controls_table,
     "evaluation_speed": speed_table,
-    "peer": lambda content: peer_table(content, json.loads((RESULTS / "shipped.json").read_text())),
+    "peer": lambda content: peer_table(content, json.loads((RESULTS / "shipped_first.json").read_text())),
     "perturb": lambda content: perturbation_table(content["cells"]),
     "perturb_expert": lambda content: perturbation_table(content["cells"]),
     "what_matters": arms_table,

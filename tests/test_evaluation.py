@@ -10,7 +10,6 @@ from pathlib import Path
 
 import h5py
 import imageio.v2 as imageio
-import mujoco
 import numpy as np
 import pytest
 
@@ -199,6 +198,8 @@ def test_the_second_judge_needs_no_word_from_the_first(sim: Simulator, lifted: E
 
 def _with_a_string(sim: Simulator, states: np.ndarray) -> np.ndarray:
     """The same states with an outside force on the cube recorded in them."""
+    import mujoco  # here: imported before a simulator has chosen the GL backend, it could not draw
+
     data, kind = mujoco.MjData(sim.model), mujoco.mjtState.mjSTATE_INTEGRATION
     pulled = states.copy()
     for state in pulled:
