@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ from vla.rollout import Step, rollout
 from vla.verdict import Judge
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ears_for_ctrl_c() -> None:
+    """A shell without job control starts what runs in its background deaf to SIGINT, and the scripts under test would
+    inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
