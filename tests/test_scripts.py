@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import h5py
 import imageio.v2 as imageio
@@ -314,43 +316,63 @@ def test_evaluation_of_an_instruction_that_training_never_saw(workspace: Path) -
     assert json.loads((workspace / "other/results.json").read_text())["episodes"][0]["instruction"] == "Raise the block"
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "words"),
-    [
-        ("1_collect_demos.py", ("--num-episodes", "0"), ("--num-episodes",)),
-        ("1_collect_demos.py", ("--num-episodes", "many"), ("--num-episodes",)),
-        ("1_collect_demos.py", ("--seed", "2000000"), ("--seed", "training range")),
-        ("1_collect_demos.py", ("--noise-std", "-1"), ("--noise-std",)),
-        ("1_collect_demos.py", ("--recovery-fraction", "2"), ("--recovery-fraction",)),
-        ("1_collect_demos.py", ("--no-such-option", "1"), ("--no-such-option",)),
-        ("2_dataset_loader.py", ("--data", "none.hdf5"), ("none.hdf5", "1_collect_demos.py")),
-        ("3_model_architecture.py", ("--clip-weights", "none", "--vision-weights", "nowhere"), ("IMAGENET1K_V1",)),
-        ("4_train.py", ("--data", "none.hdf5"), ("none.hdf5", "1_collect_demos.py")),
-        ("4_train.py", ("--epochs", "0"), ("--epochs",)),
-        ("4_train.py", ("--set", "colour=red"), ("colour=red", "auxiliary_weight")),
-        ("4_train.py", ("--set", "stride=one"), ("stride=one", "name=value")),
-        ("4_train.py", ("--set", "gripper_loss=l1"), ("gripper_loss",)),
-        ("4_train.py", ("--set", "max_gradient_norm=-1"), ("max_gradient_norm",)),
-        ("4_train.py", ("--resume", "--overwrite"), ("contradict",)),
-        ("4_train.py", ("--init", "none.pth"), ("none.pth", "4_train.py")),
-        ("5_evaluate.py", ("--checkpoint", "none.pth"), ("none.pth", "4_train.py")),
-        ("5_evaluate.py", ("--num-episodes", "0"), ("--num-episodes",)),
-        ("5_evaluate.py", ("--seed", "5"), ("--seed",)),
-        ("5_evaluate.py", ("--seed", "1000000"), ("--split test", "2000000-2999999")),
-        ("5_evaluate.py", ("--split", "validation", "--seed", "2000000"), ("--split validation", "1000000-1999999")),
-        ("5_evaluate.py", ("--every-instruction", "--seed", "2999990"), ("2999990-3000069",)),
-        ("5_evaluate.py", ("--instruction", " "), ("--instruction",)),
-        ("5_evaluate.py", ("--policy", "zero", "--blind"), ("--policy zero", "--blind")),
-        ("5_evaluate.py", ("--perturb", "gravity"), ("gravity", "camera-position")),
-        ("5_evaluate.py", ("--perturb", "snatch:4"), ("snatch:4", "1 to 3")),
-        ("5_evaluate.py", ("--perturb", "snatch", "--rejudge", "e.hdf5"), ("--perturb and --rejudge", "one of them")),
-        ("5_evaluate.py", ("--rejudge", "none.hdf5"), ("none.hdf5", "5_evaluate.py")),
-        ("5_evaluate.py", ("--compare", "a.pth", "b.pth"), ("a.pth", "4_train.py")),
-    ],
-)
-def test_mistakes_get_one_line(script: str, arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
-    assert_user_error(run_script(ROOT / script, *arguments, cwd=tmp_path), *words)
-    assert list(tmp_path.iterdir()) == []
+MISTAKES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+    ("1_collect_demos.py", ("--num-episodes", "0"), ("--num-episodes",)),
+    ("1_collect_demos.py", ("--num-episodes", "many"), ("--num-episodes",)),
+    ("1_collect_demos.py", ("--seed", "2000000"), ("--seed", "training range")),
+    ("1_collect_demos.py", ("--noise-std", "-1"), ("--noise-std",)),
+    ("1_collect_demos.py", ("--recovery-fraction", "2"), ("--recovery-fraction",)),
+    ("1_collect_demos.py", ("--no-such-option", "1"), ("--no-such-option",)),
+    ("2_dataset_loader.py", ("--data", "none.hdf5"), ("none.hdf5", "1_collect_demos.py")),
+    ("3_model_architecture.py", ("--clip-weights", "none", "--vision-weights", "nowhere"), ("IMAGENET1K_V1",)),
+    ("4_train.py", ("--data", "none.hdf5"), ("none.hdf5", "1_collect_demos.py")),
+    ("4_train.py", ("--epochs", "0"), ("--epochs",)),
+    ("4_train.py", ("--set", "colour=red"), ("colour=red", "auxiliary_weight")),
+    ("4_train.py", ("--set", "stride=one"), ("stride=one", "name=value")),
+    ("4_train.py", ("--set", "gripper_loss=l1"), ("gripper_loss",)),
+    ("4_train.py", ("--set", "max_gradient_norm=-1"), ("max_gradient_norm",)),
+    ("4_train.py", ("--resume", "--overwrite"), ("contradict",)),
+    ("4_train.py", ("--init", "none.pth"), ("none.pth", "4_train.py")),
+    ("5_evaluate.py", ("--checkpoint", "none.pth"), ("none.pth", "4_train.py")),
+    ("5_evaluate.py", ("--num-episodes", "0"), ("--num-episodes",)),
+    ("5_evaluate.py", ("--seed", "5"), ("--seed",)),
+    ("5_evaluate.py", ("--seed", "1000000"), ("--split test", "2000000-2999999")),
+    ("5_evaluate.py", ("--split", "validation", "--seed", "2000000"), ("--split validation", "1000000-1999999")),
+    ("5_evaluate.py", ("--every-instruction", "--seed", "2999990"), ("2999990-3000069",)),
+    ("5_evaluate.py", ("--instruction", " "), ("--instruction",)),
+    ("5_evaluate.py", ("--policy", "zero", "--blind"), ("--policy zero", "--blind")),
+    ("5_evaluate.py", ("--perturb", "gravity"), ("gravity", "camera-position")),
+    ("5_evaluate.py", ("--perturb", "snatch:4"), ("snatch:4", "1 to 3")),
+    ("5_evaluate.py", ("--perturb", "snatch", "--rejudge", "e.hdf5"), ("--perturb and --rejudge", "one of them")),
+    ("5_evaluate.py", ("--rejudge", "none.hdf5"), ("none.hdf5", "5_evaluate.py")),
+    ("5_evaluate.py", ("--compare", "a.pth", "b.pth"), ("a.pth", "4_train.py")),
+]
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[CompletedProcess[str], Path]]:
+    """What each of MISTAKES ended in, and the folder in which it was made; two at a time: most of each is imports."""
+
+    def make(mistake: tuple[str, tuple[str, ...], tuple[str, ...]]) -> tuple[CompletedProcess[str], Path]:
+        script, arguments, _ = mistake
+        folder = tmp_path_factory.mktemp("mistake")
+        return run_script(ROOT / script, *arguments, cwd=folder), folder
+
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        made = list(threads.map(make, MISTAKES))
+    return {(script, *arguments): found for (script, arguments, _), found in zip(MISTAKES, made, strict=True)}
+
+
+@pytest.mark.parametrize(("script", "arguments", "words"), MISTAKES)
+def test_mistakes_get_one_line(
+    script: str,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+    mistaken: dict[tuple[str, ...], tuple[CompletedProcess[str], Path]],
+) -> None:
+    done, folder = mistaken[(script, *arguments)]
+    assert_user_error(done, *words)
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
