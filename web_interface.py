@@ -11,7 +11,9 @@ evaluations and demonstrations. Writes nothing but temporary files, which it del
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +68,9 @@ def main(options: WebOptions) -> None:
             _serve(options, simulator, folder)
     finally:
         simulator.close()
+    # A visitor's picture may still be computed in some thread, and torch aborts where the interpreter ends beside it.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> None:

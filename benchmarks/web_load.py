@@ -50,7 +50,8 @@ class LoadOptions:
     minutes: float = 5.0
     """How long they keep on asking."""
     max_mb_per_minute: float = 10.0
-    """Growth of the memory, after a fifth of the time, beyond which the benchmark fails."""
+    """Growth of the memory in the second half of the time, beyond which the benchmark fails. In the first, caches fill
+    (first pictures, sentences, the allocator's own for each thread)."""
     output: Path = Path("docs/results/web_load.json")
     """Result file; the table stands beside it, with the suffix .md."""
 
@@ -143,7 +144,7 @@ def _crowd(page: Page, options: LoadOptions) -> dict[str, Any]:
             bar.update(round(SAMPLE_S))
     for thread in threads:
         thread.join(timeout=120)
-    settled = memory[len(memory) // 5 :]
+    settled = memory[len(memory) // 2 :]
     minutes = np.arange(len(settled)) * SAMPLE_S / 60
     slope = float(np.polyfit(minutes, settled, 1)[0]) if len(settled) > 1 else 0.0
     facts = {"answers": dict(sorted(counts.items())), "memory_mb": memory, "memory_mb_per_minute": slope}
@@ -250,10 +251,11 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("frames per second while an episode streams, median", f"{np.median(result['frames_per_s']):.1f}"),
         (f"{result['clients']} visitors at once for {result['minutes']:g} minutes", f"{answered} answered"),
         ("not answered", ", ".join(others).replace("|", "/") or "none"),
-        ("resident memory after a fifth of the time", f"{memory[len(memory) // 5]:.0f} MB"),
+        ("resident memory at the beginning (three processes, shared libraries thrice)", f"{memory[0]:.0f} MB"),
+        ("after half of the time", f"{memory[len(memory) // 2]:.0f} MB"),
         ("at the end", f"{memory[-1]:.0f} MB"),
         ("at most", f"{max(memory):.0f} MB"),
-        ("growth from a fifth of the time on", f"{result['memory_mb_per_minute']:.1f} MB a minute"),
+        ("growth in the second half", f"{result['memory_mb_per_minute']:.1f} MB a minute"),
     ]
 
 

@@ -143,7 +143,7 @@ class SimulatorProcess:
     def close(self) -> None:
         """End the process, and start no other."""
         self._closed = True
-        self._kill()
+        self._process.kill()  # not waited for: giving back its memory can take it seconds
 
     def _kill(self) -> None:
         self._process.kill()
