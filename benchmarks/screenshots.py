@@ -107,6 +107,7 @@ def _shoot(tab: Tab, folder: Path, name: str) -> None:
 def _for_readme(tab: Tab) -> None:
     tab.get_by_role("button", name="Run", exact=True).click()
     tab.locator(".conditions li.now").nth(7).wait_for(timeout=ANSWER_MS)
+    tab.evaluate("scrollTo(0, 0)")
     tab.screenshot(path=ROOT / "docs/page.png")
     show_tab(tab, "Single image")
     tab.get_by_text("just above the cube").click()
