@@ -144,9 +144,9 @@ def main(options: TrainOptions) -> None:
         trainer.restore()
     else:
         trainer.initialise()
-        # Of the run that --overwrite replaces: --resume must not go on with it.
-        for old in (trainer.last_path, *options.output_dir.glob("epoch_*.pth")):
-            old.unlink(missing_ok=True)
+        if options.overwrite:  # --resume must not go on with the run that this one replaces
+            for old in (trainer.last_path, *options.output_dir.glob("epoch_*.pth")):
+                old.unlink(missing_ok=True)
     for epoch in range(trainer.epochs_done, recipe.epochs):
         trainer.run_epoch(epoch)
     trainer.close()
