@@ -19,18 +19,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vla import gl, stages
+from vla import stages
 from vla.checkpoint import build_model, export_policy, load_checkpoint, load_parent, save_checkpoint
+from vla.closed_loop import RolloutValidation
 from vla.demos import attribute_text, open_demos, warn_of_drift
-from vla.env import VALIDATION_SEEDS, EnvConfig, Simulator, installed_versions
+from vla.devices import choose_device, uses_bfloat16
+from vla.env import EnvConfig, installed_versions
 from vla.errors import UserError, run_script
-from vla.evaluation import run_episode, summarise
 from vla.files import sha256
-from vla.instructions import INSTRUCTIONS, instruction_for
-from vla.policy import PolicyActor
+from vla.instructions import INSTRUCTIONS
 from vla.preprocess import prepare_augmented, prepare_regions
 from vla.recipes import RECIPES, Recipe
-from vla.stats import rate
 from vla.text import InstructionEmbeddings, TextEncoder
 from vla.training_log import TrainingLog
 from vla.weights import describe, load_vision_weights
@@ -117,8 +116,7 @@ class TrainOptions:
             )
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
+        choose_device(self.device)
 
     def resolve(self) -> Recipe:
         """The recipe with this command line's changes."""
@@ -128,12 +126,6 @@ class TrainOptions:
             if getattr(self, key) is not None
         }
         return RECIPES[self.recipe].with_changes(self.set, **changes)
-
-    def torch_device(self) -> torch.device:
-        """Where to compute."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
 
 
 def main(options: TrainOptions) -> None:
@@ -176,20 +168,21 @@ class Trainer:
 
     def __init__(self, options: TrainOptions, recipe: Recipe) -> None:
         self.options, self.recipe = options, recipe
-        self.device = options.torch_device()
-        self.autocast = _autocast_dtype(options.precision, self.device)
+        self.device = choose_device(options.device)
+        self.autocast = uses_bfloat16(options.precision, self.device)
         self.best_path, self.last_path = options.output_dir / "best_model.pth", options.output_dir / "last.pth"
         self.architecture = stages.model_architecture()
         self.order = torch.Generator()
         self._load_data()
         for folder in (options.output_dir, options.log_dir):
             folder.mkdir(parents=True, exist_ok=True)
+        self.rollouts: RolloutValidation | None = None
         if options.rollout_episodes:
-            gl.select_backend()  # now, not after the first epochs
+            env, video = EnvConfig.from_env_args(self.env_args), options.output_dir / "rollout.mp4"
+            self.rollouts = RolloutValidation(env, options.rollout_episodes, options.rollout_steps, video)
         self.step = 0
         self.epochs_done = 0
         self.best_score: tuple[float, float] = (-1.0, -math.inf)
-        self.simulator: Simulator | None = None
 
     def _load_data(self) -> None:
         options, recipe = self.options, self.recipe
@@ -338,8 +331,10 @@ class Trainer:
         record |= self._validate()
         self.epochs_done = epoch + 1
         last = self.epochs_done == self.recipe.epochs
-        if self.options.rollout_episodes and (last or self.epochs_done % self.recipe.rollout_every == 0):
-            record |= self._roll_out()
+        if self.rollouts is not None and (last or self.epochs_done % self.recipe.rollout_every == 0):
+            record |= self.rollouts.run(self.model.eval(), self.embeddings, self.device)
+            if self.rollouts.video.exists():
+                self.log.video("rollout", self.rollouts.video, self.step)
         record["seconds"] = time.perf_counter() - start
         self.log.epoch(record, self.recipe.epochs)
         self._save(record)
@@ -412,30 +407,6 @@ class Trainer:
         means["valid/position_error_cm"] = 10 * math.sqrt(means["valid/position"])
         return means
 
-    def _roll_out(self) -> dict[str, float]:
-        """Closed-loop episodes on validation seeds, judged by the verdict; the first goes to TensorBoard."""
-        self.model.eval()
-        if self.simulator is None:
-            self.simulator = Simulator(EnvConfig.from_env_args(self.env_args))
-        actor = PolicyActor(self.model, self.embeddings, self.device)
-        video = self.options.output_dir / "rollout.mp4"
-        episodes = [
-            run_episode(
-                self.simulator,
-                actor,
-                instruction_for(index),
-                VALIDATION_SEEDS[index],
-                self.options.rollout_steps,
-                video if index == 0 else None,
-            )
-            for index in range(self.options.rollout_episodes)
-        ]
-        results = [result for result, _ in episodes]
-        if video.exists():
-            self.log.video("rollout", video, self.step)
-        print(f"rollouts: true success {rate(sum(result.success for result in results), len(results))}")
-        return {f"rollout/{name}": value for name, value in summarise(results).items()}
-
     def _save(self, record: dict[str, Any]) -> None:
         """`last.pth` always; `best_model.pth` by true success, then by validation loss; a periodic one."""
         # Success is known only where rollouts ran; an epoch without them competes once none has succeeded.
@@ -471,17 +442,8 @@ class Trainer:
     def close(self) -> None:
         """Release the logs and the simulator."""
         self.log.close()
-        if self.simulator is not None:
-            self.simulator.close()
-
-
-def _autocast_dtype(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: where the hardware multiplies it natively (on a CPU twice as fast)."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+        if self.rollouts is not None:
+            self.rollouts.close()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from vla.checkpoint import load_policy
+from vla.devices import choose_device
 from vla.env import EnvConfig
 from vla.evaluation import EpisodeResult, EvalTask, Recording, evaluate_in_worker
 from vla.inference import BATCH, InferenceServer
@@ -73,7 +74,7 @@ def evaluator(
     `checkpoint` is the policy's; None where a control acts, which computes nothing.
     """
     with SimulatorWorkers(workers, env) as simulators:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         shared = inference == "shared" or (inference == "auto" and device.type == "cuda")
         server = None
         if shared and checkpoint is not None:

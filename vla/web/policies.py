@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vla.checkpoint import build_model, load_checkpoint, provenance, warn_of_drift
+from vla.devices import choose_device
 from vla.env import EnvConfig
 from vla.errors import UserError
 from vla.files import SHIPPED
@@ -59,7 +60,7 @@ class Policy:
         checkpoint = load_checkpoint(path)
         warn_of_drift(checkpoint, path)
         print(f"policy: {path}, {provenance(checkpoint)}")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         facts = {name: value for name, value in checkpoint.items() if name not in ("model", "optimizer")}
         model = build_model(checkpoint, path).to(device)
         return cls(path, model, RecentEmbeddings(checkpoint, clip_weights), device, facts, written_ns)

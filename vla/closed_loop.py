@@ -1,0 +1,54 @@
+"""Closed-loop validation of a policy while it is being trained, judged by the same verdict as an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla import gl
+from vla.env import VALIDATION_SEEDS, EnvConfig, Simulator
+from vla.evaluation import run_episode, summarise
+from vla.instructions import instruction_for
+from vla.policy import PolicyActor
+from vla.stats import rate
+from vla.text import InstructionEmbeddings
+
+
+class RolloutValidation:
+    """A few episodes on the first validation seeds, each with the next of the eight instructions."""
+
+    def __init__(self, env: EnvConfig, num_episodes: int, max_steps: int, video: Path) -> None:
+        """`video` (MP4) will show the first episode of the latest validation.
+
+        Raises:
+            UserError: no way to draw here; said now, not after the first epochs.
+        """
+        gl.select_backend()
+        self._env, self._num_episodes, self._max_steps, self.video = env, num_episodes, max_steps, video
+        self._simulator: Simulator | None = None
+
+    def run(self, model: Any, embeddings: InstructionEmbeddings, device: torch.device) -> dict[str, float]:
+        """Roll `model` (in eval mode) out; success and the other rates of `summarise`, as `rollout/...`."""
+        if self._simulator is None:
+            self._simulator = Simulator(self._env)
+        actor = PolicyActor(model, embeddings, device)
+        results = [
+            run_episode(
+                self._simulator,
+                actor,
+                instruction_for(index),
+                VALIDATION_SEEDS[index],
+                self._max_steps,
+                self.video if index == 0 else None,
+            )[0]
+            for index in range(self._num_episodes)
+        ]
+        print(f"rollouts: true success {rate(sum(result.success for result in results), len(results))}")
+        return {f"rollout/{name}": value for name, value in summarise(results).items()}
+
+    def close(self) -> None:
+        """Release the simulator."""
+        if self._simulator is not None:
+            self._simulator.close()
