@@ -20,7 +20,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from vla import stages
 from vla.checkpoint import load_policy
-from vla.env import EnvConfig, Placement, Simulator
+from vla.env import POSITION_SCALE_M, EnvConfig, Placement, Simulator
 from vla.errors import UserError
 from vla.evaluation import EvalTask, episode_result
 from vla.policy import ControlConfig, PolicyActor
@@ -37,6 +37,16 @@ from vla.web.simulator import Interference, SimulatorProcess
 from vla.web.stage import _Stage
 
 INSTRUCTION = "Pick up the cube"
+
+
+def test_the_planned_path_is_as_long_as_the_arm_goes(expert_episode: tuple[list[Step], Judge]) -> None:
+    steps, _ = expert_episode
+    moved = np.concatenate(
+        [step.outcome.evidence.gripper_pos - step.observation.evidence.gripper_pos for step in steps]
+    )
+    commanded = POSITION_SCALE_M * np.concatenate([np.clip(step.decision.action[:3], -1, 1) for step in steps])
+    share = float(moved @ commanded / (commanded @ commanded))  # regression through the origin
+    assert share == pytest.approx(live.REACHED_SHARE, abs=0.03)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])

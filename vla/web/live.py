@@ -23,7 +23,7 @@ _LEFT, _RIGHT, _LIMIT, _GOOD = "#3b82c4", "#d97706", "#dc4c4c", "#2a9d5c"
 STEPS_PER_S = EnvConfig.control_freq_hz
 REACHED_SHARE = 0.25
 """Of a commanded displacement, what the arm covers before the next command begins anew from where it is; regression
-over five episodes of the expert."""
+over an expert's episode (tests/test_web_parts.py)."""
 FULL_OPENING_M = 0.08
 """Of the gripper, for the bar that shows it."""
 BAR_HEIGHT_M = 0.15
