@@ -1,16 +1,20 @@
 # Every target sees to its own set-up: the virtual environment, the pinned packages and the GL libraries.
 PYTHON ?= python3
 RUN := .venv/bin/python
+# WEIGHTS=none: train from scratch although there is a network, as the README's results were.
+TRAIN := 4_train.py --resume $(if $(filter none,$(WEIGHTS)),--vision-weights none --clip-weights none)
 
 .PHONY: demo test test-web attacks peer collect train evaluate web lint setup help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      collect 150 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
+	@echo "               (make demo WEIGHTS=none: from scratch, although there is a network)"
 	@echo "make test      run the test suite"
 	@echo "make test-web  the page's tests, with a browser that is installed for it"
 	@echo "make attacks   try 39 ways to fool the verdict, 50 times each, and 500 honest lifts (about half an hour)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
+	@echo "make peer      robomimic on the same demonstrations, in an environment of its own (half an hour)"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the environment"
 
@@ -31,7 +35,7 @@ demo: setup
 	@echo "==> 1/3 collecting demonstrations"
 	$(RUN) 1_collect_demos.py
 	@echo "==> 2/3 training (12 to 20 minutes on two CPU cores that multiply bfloat16, most of an hour on others)"
-	$(RUN) 4_train.py --resume
+	$(RUN) $(TRAIN)
 	@echo "==> 3/3 evaluating on 10 unseen episodes"
 	$(RUN) 5_evaluate.py
 
@@ -39,7 +43,7 @@ collect: setup
 	$(RUN) 1_collect_demos.py
 
 train: setup
-	$(RUN) 4_train.py --resume
+	$(RUN) $(TRAIN)
 
 evaluate: setup
 	$(RUN) 5_evaluate.py

@@ -27,11 +27,12 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from vla import gl  # noqa: E402 (the package stands beside this folder)
+from vla.checkpoint import load_checkpoint  # noqa: E402
 from vla.demos import demo_names, open_demos  # noqa: E402
 from vla.env import TEST_SEEDS, EnvConfig, Observation, Simulator  # noqa: E402
 from vla.errors import UserError, run_script  # noqa: E402
 from vla.evaluation import run_episode  # noqa: E402
-from vla.files import atomic_path, sha256, write_text  # noqa: E402
+from vla.files import SHIPPED, atomic_path, sha256, write_text  # noqa: E402
 from vla.preprocess import cut  # noqa: E402
 from vla.recipes import RECIPES  # noqa: E402
 from vla.rollout import Decision  # noqa: E402
@@ -109,6 +110,9 @@ def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:
     """robomimic beside the shipped policy, on the same seeds."""
     same = [episode for episode in ours["episodes"] if episode["seed"] in peer["seeds"]]
     count = len(same)
+    training = load_checkpoint(ROOT / SHIPPED)["training"]
+    minutes = sum(epoch["seconds"] for epoch in training["history"]) / 60
+    batch = training["identity"]["recipe"]["batch_windows"]
     rows = [
         (
             f"robomimic {peer['robomimic']}, {peer['algorithm']}",
@@ -119,8 +123,8 @@ def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:
         ),
         (
             "this project, shipped policy",
-            "135",
-            "20 min (2040 steps of 32 frames)",
+            str(len(training["identity"]["episodes"]["train"])),
+            f"{minutes:.0f} min ({training['step']} steps of {batch} frames)",
             rate(sum(episode["grasped"] for episode in same), count),
             rate(sum(episode["success"] for episode in same), count),
         ),

@@ -172,7 +172,7 @@ def tables(content: dict[str, Any]) -> str:
     runs = sum(attack["runs"] for attack in attacks.values())
     totals = [sum(attack[key] for attack in attacks.values()) for key in _JUDGES]
     rows.append(("**all**", *(rate(total, runs) for total in totals), ""))
-    head = ("attack", "the verdict", "second judge", "robosuite's check", "report's rule", "rejected by this alone")
+    head = ("attack", "the verdict", "second judge", "robosuite's check", "report's rule", "aimed at")
     mutations = []
     for condition in ALL_CONDITIONS:
         fooled = {name: count for name, a in attacks.items() if (count := a["accepted_without"].get(condition, 0))}
