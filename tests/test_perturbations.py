@@ -14,6 +14,7 @@ from vla.env import Simulator
 from vla.errors import UserError
 from vla.perturb import AXES, Effect, Perturbation, parse_perturbations
 from vla.perturbed import paired, read_cells, write_cells
+from vla.verdict import Thresholds
 
 STEPS_TO_SEE = {"cube-push": 12, "arm-push": 14, "snatch": 30}
 """Control steps until a perturbation that comes late can be seen."""
@@ -41,6 +42,33 @@ def test_a_perturbation_changes_something_and_is_taken_back(sim: Simulator, axis
     np.testing.assert_array_equal(plain[0], after[0])
     np.testing.assert_array_equal(plain[1], after[1])
     assert not np.array_equal(plain[0], perturbed[0]) or not np.array_equal(plain[1], perturbed[1])
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_snatched_cube_does_not_jump(sim: Simulator, level: int) -> None:
+    """The verdict would ask a jumped cube to rest, and fail a policy that grasps it again at once."""
+    actor = control("expert")
+    sim.perturbation = Perturbation("snatch", level)
+    try:
+        observation = sim.reset(2_000_000)
+        actor.reset("", 2_000_000)
+        positions = [observation.evidence.cube_pos]
+        heights = [observation.evidence.height_m]
+        for _ in range(60):
+            observation, _ = sim.step(actor.act(observation).action)
+            positions.append(observation.evidence.cube_pos)
+            heights.append(observation.evidence.height_m)
+    finally:
+        sim.perturbation = None
+    assert max(np.linalg.norm(np.diff(positions, axis=0), axis=1)) < Thresholds().max_jump_m
+    raised = next(index for index, height in enumerate(heights) if height > 0.04)
+    landed = next(index for index, height in enumerate(heights) if index > raised and height < 0.002)
+    back = next(
+        positions[index]
+        for index in range(landed, 60)
+        if np.allclose(positions[index], positions[index + 1], atol=1e-4)
+    )
+    assert abs(np.linalg.norm((back - positions[0])[:2]) - AXES["snatch"].sizes[level - 1]) < 0.01
 
 
 def test_perturbations_are_read_from_the_command_line() -> None:
