@@ -2,7 +2,7 @@
 
 Short on purpose: the reference must not yet be perfect, or nothing could be better, and the arms must fit into an
 evening on two cores. What the whole recipe gives is in the README's results. The seeds are validation seeds, because
-this table is what the recipe was chosen by. Training seeds repeat an arm with other initial weights and another order,
+a recipe may be chosen by this table. Training seeds repeat an arm with other initial weights and another order,
 on the same demonstrations: what differs between them is chance. The errors marked with * are on demonstrations of
 another kind, and not to be compared with the others.
 
@@ -152,6 +152,7 @@ def _measure(name: str, arm: Arm, seed: int, options: BenchmarkOptions) -> dict[
     run_stage(
         *("4_train.py", "--recipe", "cpu", "--data", data, "--num-demos", demos, "--epochs", epochs),
         *("--max-steps", per_epoch, "--rollout-episodes", "0", "--overwrite", "--seed", seed),
+        *("--vision-weights", "none", "--clip-weights", "none"),  # whether there is a network or not
         *("--output-dir", folder, "--log-dir", folder / "log", *arm.train),
     )
     run_stage(
