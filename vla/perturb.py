@@ -199,8 +199,8 @@ class _Snatch(Effect):
         self._way: deque[np.ndarray] | None = None
 
     def before_step(self, sim: Simulator, step: int) -> None:
-        evidence = sim.evidence()
         if self._way is None:
+            evidence = sim.evidence()
             if evidence.height_m < 0.04:
                 return
             below = np.array([*evidence.cube_pos[:2], self._rest[2]])
