@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from vla import gl
 from vla.checkpoint import load_checkpoint
-from vla.demos import collection_rounds, demo_names, merge, open_demos, read_demo
-from vla.env import TRAIN_SEEDS, EnvConfig, version_drift
+from vla.demos import SCHEMA_VERSION, collection_rounds, demo_names, merge, open_demos, read_demo
+from vla.env import TRAIN_SEEDS, EnvConfig, installed_versions, version_drift
 from vla.errors import UserError, run_script
 from vla.expert import ExpertConfig
 from vla.files import sha256, write_text
@@ -85,6 +85,8 @@ class CollectOptions:
             raise UserError(f"--noise-std must lie in [0, 1], got {self.noise_std}")
         if not 0 <= self.recovery_fraction <= 1:
             raise UserError(f"--recovery-fraction must lie in [0, 1], got {self.recovery_fraction}")
+        if self.dagger is not None and self.recovery_fraction != 1:
+            raise UserError("--recovery-fraction: with --dagger the policy makes mistakes of its own; leave it out")
         last = self.seeds(range(self.num_episodes))[-1]
         if self.seed not in TRAIN_SEEDS or last not in TRAIN_SEEDS:
             raise UserError(
@@ -199,15 +201,20 @@ def _prepare_parts(options: CollectOptions, first: int) -> dict[int, Path]:
     collection."""
     folder = _parts_dir(options)
     settings = folder / "settings.json"
-    if settings.exists() and json.loads(settings.read_text()) != options.settings():
+    asked = {**options.settings(), "versions": installed_versions(), "schema_version": SCHEMA_VERSION}
+    begun = json.loads(settings.read_text()) if settings.exists() else asked
+    if begun != asked:
         if not options.overwrite:
+            there, here = (
+                {name: side.get(name) for name in asked if begun.get(name) != asked[name]} for side in (begun, asked)
+            )
             raise UserError(
-                f"{folder} holds an interrupted collection with {json.loads(settings.read_text())}, asked for "
-                f"{options.settings()}; repeat that command to finish it, or add --overwrite to forget it"
+                f"{folder} holds an interrupted collection with {there}, this one has {here}; "
+                "finish it with that command and those versions, or add --overwrite to forget it"
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(settings, json.dumps(options.settings()))
+    write_text(settings, json.dumps(asked))
     return {index: folder / f"demo_{index:05d}.hdf5" for index in range(first, first + options.num_episodes)}
 
 

@@ -231,6 +231,9 @@ def main(options: InspectOptions) -> None:
             windows = sum(window_count(int(file["data"][name].attrs["episode_length"])) for name in chosen)
             print(f"{split}: {len(chosen)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
         strips = [_write_page(demo, options.output_dir / f"{name}.png") for name, demo in _demos(file, names)]
+    for page in options.output_dir.glob("demo_*.png"):
+        if page.stem not in names:  # of a longer file, or excluded since
+            page.unlink()
     sheet = options.output_dir / "contact_sheet.png"
     _write_sheet(names, strips, sheet)
     print(f"look at {sheet} and at {options.output_dir}/demo_N.png; list bad episodes in a file for --exclude")

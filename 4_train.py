@@ -43,8 +43,8 @@ class TrainOptions:
     """HDF5 file of demonstrations."""
     output_dir: Path = Path("checkpoints")
     """Folder of the checkpoints, history.json and training_curves.png."""
-    log_dir: Path = Path("runs")
-    """Folder of the TensorBoard logs."""
+    log_dir: Path | None = None
+    """Folder of the TensorBoard logs; without one, runs/ and the last name in OUTPUT_DIR."""
     exclude: Path | None = None
     """Text file with the names of demonstrations to leave out, one to a line."""
     recipe: Literal["cpu", "full"] = "cpu"
@@ -139,8 +139,14 @@ def main(options: TrainOptions) -> None:
         if options.overwrite:  # --resume must not go on with the run that this one replaces
             for old in (trainer.last_path, *options.output_dir.glob("epoch_*.pth")):
                 old.unlink(missing_ok=True)
-    for epoch in range(trainer.epochs_done, recipe.epochs):
-        trainer.run_epoch(epoch)
+    try:
+        for epoch in range(trainer.epochs_done, recipe.epochs):
+            trainer.run_epoch(epoch)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"step {trainer.step + 1}: the GPU's memory is full ({str(error).splitlines()[0]}); "
+            "start anew with a smaller --batch-windows and --overwrite, or with --device cpu"
+        ) from None
     trainer.close()
     best = load_checkpoint(trainer.best_path)["training"]
     if options.export is not None:
@@ -174,7 +180,9 @@ class Trainer:
         self.architecture = stages.model_architecture()
         self.order = torch.Generator()
         self._load_data()
-        for folder in (options.output_dir, options.log_dir):
+        # One folder for each run: two in one would hide each other's curves.
+        self.log_dir = options.log_dir or Path("runs", options.output_dir.resolve().name)
+        for folder in (options.output_dir, self.log_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.rollouts: RolloutValidation | None = None
         if options.rollout_episodes:
@@ -278,6 +286,9 @@ class Trainer:
             )
         if self.options.init is None:  # a run that goes on need not be told again what it grew from
             self.identity["init_sha256"] = training["identity"].get("init_sha256")
+        if training["epoch"] == self.recipe.epochs:  # a finished run reads no more data, which may have grown since
+            for what in ("data_sha256", "episodes", "steps_per_epoch"):
+                self.identity[what] = training["identity"][what]
         for what, here in self.identity.items():
             if training["identity"].get(what) != here:
                 raise UserError(
@@ -294,7 +305,7 @@ class Trainer:
         print(f"resuming after epoch {self.epochs_done} of {self.recipe.epochs}")
 
     def _prepare(self, history: list[dict[str, Any]]) -> None:
-        self.log = TrainingLog(self.options.log_dir, self.options.output_dir, self.total_steps, history)
+        self.log = TrainingLog(self.log_dir, self.options.output_dir, self.total_steps, history)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.embeddings = InstructionEmbeddings(
             dict(zip(self.language["texts"], self.language["embeddings"], strict=True)),

@@ -14,6 +14,7 @@ that the result file holds is not run again, so the benchmark can be stopped, co
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
@@ -24,8 +25,10 @@ from stage import run_stage
 
 from vla.demos import demo_names, open_demos
 from vla.errors import UserError, run_script
-from vla.files import write_text
+from vla.files import sha256, write_text
+from vla.results import run_versions
 from vla.stats import markdown_table, rate
+from vla.verdict import Thresholds
 
 
 @dataclass(frozen=True)
@@ -115,23 +118,26 @@ class BenchmarkOptions:
         if unknown:
             raise UserError(f"--arms {' '.join(sorted(unknown))}: unknown; choose from {' '.join(ARMS)}")
 
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """What arms must share to be compared."""
-        return {name: getattr(self, name) for name in ("steps", "num_episodes", "max_steps")}
+        numbers = {name: getattr(self, name) for name in ("steps", "num_episodes", "max_steps")}
+        return {**numbers, "versions": run_versions(), "thresholds": dataclasses.asdict(Thresholds())}
 
 
 def main(options: BenchmarkOptions) -> None:
     results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
+    asked = options.settings()
     for name, result in results.items():
-        if result["settings"] != options.settings():
-            raise UserError(
-                f"{options.output}: {name} was measured with {result['settings']}, asked for {options.settings()}; "
-                "give the same numbers, or another --output"
-            )
+        for what, value in asked.items():
+            if result["settings"].get(what) != value:
+                raise UserError(
+                    f"{options.output}: {name} was measured with other {what} ({result['settings'].get(what)}, now "
+                    f"{value}), and is not to be compared; give another --output"
+                )
     for seed in options.seeds:
         for name in options.arms:
             arm = ARMS[name]
-            result = results.get(name, {"what": arm.what, "settings": options.settings(), "trainings": {}})
+            result = results.get(name, {"what": arm.what, "settings": asked, "trainings": {}})
             if str(seed) in result["trainings"]:
                 print(f"{name}, training seed {seed}: already measured")
                 continue
@@ -169,7 +175,6 @@ def _measure(name: str, arm: Arm, seed: int, options: BenchmarkOptions) -> dict[
         "grasped": sum(episode["grasped"] for episode in evaluation["episodes"]),
         "closures": sum(episode["gripper_closures"] for episode in evaluation["episodes"]),
         "drops": sum(episode["drops"] for episode in evaluation["episodes"]),
-        "versions": evaluation["versions"],
         **_offline(folder, arm),
         "reported_success_rate": evaluation["reported_success_rate"],
         "weights": evaluation["weights"],
@@ -199,10 +204,9 @@ def _demonstrations(arm: Arm, seed: int, options: BenchmarkOptions) -> Path:
         policy = _folder(arm.dagger, seed, options) / "last.pth"
         if not policy.exists():
             raise UserError(f"this arm needs the policy {policy}; run the arm {arm.dagger} first, on this machine")
-        data = options.work_dir / f"dagger-{seed}.hdf5"
+        data = options.work_dir / f"dagger-{sha256(policy)[:8]}.hdf5"  # another policy's episodes are not to be reused
         first = ARMS[arm.dagger].demos
-        if not data.exists():
-            run_stage(*collect, "--output", data, "--num-episodes", first)
+        run_stage(*collect, "--output", data, "--num-episodes", first)
         run_stage(*collect, "--output", data, "--num-episodes", arm.demos - first, "--dagger", policy)
         return data
     data = options.work_dir / f"{'-'.join(arm.collect).strip('-') or 'standard'}.hdf5"

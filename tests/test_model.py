@@ -387,6 +387,41 @@ def test_text_weights_from_a_local_file_and_their_mismatch(text: TextEncoder, tm
         TextEncoder.load("no-such-tag")
 
 
+def test_text_weights_from_openais_own_archive(tmp_path: Path) -> None:
+    """ViT-B-32.pt as OpenAI publishes it: TorchScript, half precision, with three numbers beside the weights."""
+    import open_clip
+
+    built = open_clip.create_model("ViT-B-32", force_quick_gelu=True).half()
+    torch.save(built.state_dict(), tmp_path / "plain.pt")
+    bare = _Bare(built)
+    for name, value in (("input_resolution", 224), ("context_length", 77), ("vocab_size", 49408)):
+        bare.register_buffer(name, torch.tensor(value))
+    archive = tmp_path / "ViT-B-32.pt"
+    torch.jit.script(bare).save(archive)
+    loaded, plain = (TextEncoder.load(str(path)) for path in (archive, tmp_path / "plain.pt"))
+    assert loaded.identity["sha256"] == plain.identity["sha256"]
+
+    torch.jit.script(torch.nn.Linear(2, 2)).save(archive)
+    with pytest.raises(UserError, match="does not hold CLIP") as refused:
+        TextEncoder.load(str(archive))
+    assert "\n" not in str(refused.value)
+
+
+class _Bare(torch.nn.Module):
+    """A module's weights under their own names, without what TorchScript cannot compile."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        for name, child in module.named_children():
+            self.add_module(name, _Bare(child))
+        for name, parameter in module.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+
+    def forward(self) -> int:
+        """Nothing: only the weights are read."""
+        return 0
+
+
 def test_checkpoint_is_whole_or_absent_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     with pytest.raises(UserError, match="no checkpoint"):

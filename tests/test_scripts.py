@@ -225,6 +225,9 @@ def test_exported_policy_is_half_the_size_and_runs(workspace: Path, tmp_path: Pa
 
 
 def test_inspection_writes_the_pages(workspace: Path) -> None:
+    stale = workspace / "data/inspection/demo_7.png"
+    stale.parent.mkdir()
+    stale.write_text("of a longer file")
     done = run_script(ROOT / "2_dataset_loader.py", cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "all labels hold" in done.stdout
@@ -239,7 +242,7 @@ def test_training_leaves_its_records(workspace: Path) -> None:
     assert {"train/total", "valid/total", "learning_rate", "train/gripper"} <= set(history[0])
     assert "rollout/success" in history[-1]
     assert (folder / "training_curves.png").stat().st_size > 10_000
-    assert list((workspace / "runs").glob("events.*"))
+    assert list((workspace / "runs/checkpoints").glob("events.*"))
     text = (workspace / "train.txt").read_text()
     assert "UNTRAINED" in text
     best = torch.load(folder / "best_model.pth", weights_only=True)
@@ -322,6 +325,7 @@ MISTAKES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("1_collect_demos.py", ("--seed", "2000000"), ("--seed", "training range")),
     ("1_collect_demos.py", ("--noise-std", "-1"), ("--noise-std",)),
     ("1_collect_demos.py", ("--recovery-fraction", "2"), ("--recovery-fraction",)),
+    ("1_collect_demos.py", ("--recovery-fraction", "0", "--dagger", "a.pth"), ("--recovery-fraction", "--dagger")),
     ("1_collect_demos.py", ("--no-such-option", "1"), ("--no-such-option",)),
     ("2_dataset_loader.py", ("--data", "none.hdf5"), ("none.hdf5", "1_collect_demos.py")),
     ("3_model_architecture.py", ("--clip-weights", "none", "--vision-weights", "nowhere"), ("IMAGENET1K_V1",)),

@@ -46,6 +46,9 @@ class RolloutValidation:
             for index in range(self._num_episodes)
         ]
         print(f"rollouts: true success {rate(sum(result.success for result in results), len(results))}")
+        invalid = [result.invalid_reason for result in results if result.invalid_reason is not None]
+        if invalid:
+            print(f"WARNING: {len(invalid)} of these {len(results)} are INVALID, the first because {invalid[0]}")
         return {f"rollout/{name}": value for name, value in summarise(results).items()}
 
     def close(self) -> None:

@@ -237,11 +237,12 @@ def count_losses(outcomes: Sequence[Evidence], limits: Thresholds) -> tuple[int,
 
 
 def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Shares of episodes with true success and with a grasp, and the mean closest distance in centimetres."""
+    """Shares of episodes with true success, with a grasp and invalid, and the mean closest distance in centimetres."""
     closest = [result.closest_m for result in results if result.closest_m is not None]
     summary = {
         "success": sum(result.success for result in results) / len(results),
         "grasped": sum(result.grasped for result in results) / len(results),
+        "invalid": sum(result.invalid_reason is not None for result in results) / len(results),
     }
     return summary | ({"closest_cm": 100 * float(np.mean(closest))} if closest else {})
 

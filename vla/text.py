@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,12 @@ class TextEncoder(nn.Module):
     @classmethod
     def _pretrained(cls, path: str, source: str, quick_gelu: bool) -> TextEncoder:
         try:
-            clip = _build(path, quick_gelu)
-        except Exception as error:  # open_clip raises whatever the format of a broken file provokes
+            clip = _from_archive(path, quick_gelu) if _is_torchscript(path) else _build(path, quick_gelu)
+        except Exception as error:  # open_clip and torch raise whatever the format of a broken file provokes
+            found = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{path} does not hold CLIP {MODEL_NAME} weights ({type(error).__name__}: {error})"
+                f"{path} does not hold CLIP {MODEL_NAME} weights ({type(error).__name__}: {found}); "
+                "give another file, or 'none'"
             ) from None
         return cls(clip, {"source": source, "pretrained": True, "quick_gelu": quick_gelu})
 
@@ -130,6 +133,24 @@ def _build(pretrained: str | None, quick_gelu: bool) -> nn.Module:
     open_clip builds GELU and only warns; the same weights would then mean something else."""
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that no pretrained weights are loaded; so do we
     return open_clip.create_model(MODEL_NAME, pretrained=pretrained, force_quick_gelu=quick_gelu)
+
+
+def _is_torchscript(path: str) -> bool:
+    """Whether a file is a model in TorchScript, as OpenAI publishes its CLIP, rather than a dict of weights."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _from_archive(path: str, quick_gelu: bool) -> nn.Module:
+    """The weights of a TorchScript archive in open_clip's model; their names are the same."""
+    state = torch.jit.load(path, map_location="cpu").state_dict()
+    for name in ("input_resolution", "context_length", "vocab_size"):  # numbers that OpenAI stored beside the weights
+        state.pop(name, None)
+    clip = _build(None, quick_gelu)
+    clip.load_state_dict(state)
+    return clip
 
 
 def _function(identity: Identity) -> tuple[str, bool]:
