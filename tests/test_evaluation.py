@@ -12,8 +12,11 @@ import h5py
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
 
+import vla.closed_loop
 from tests.conftest import ROOT, run_script
+from vla.closed_loop import RolloutValidation
 from vla.compare import check_same_episodes, compare
 from vla.controls import control
 from vla.env import EnvConfig, Placement, Simulator
@@ -34,6 +37,7 @@ from vla.report import write_report
 from vla.results import results_json
 from vla.rollout import Decision
 from vla.second_judge import rejudge
+from vla.text import InstructionEmbeddings
 from vla.verdict import Thresholds
 
 Episode = tuple[EpisodeResult, Recording]
@@ -132,6 +136,17 @@ def test_a_policy_that_crashes_has_failed(sim: Simulator) -> None:
     assert result.invalid_reason == "the episode crashed: ZeroDivisionError: division by zero"
     assert (result.failed, result.failed_step, result.steps) == ("valid", 3, 3)
     assert len(recording.states) == 4
+
+
+def test_training_says_why_its_episodes_are_invalid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vla.closed_loop, "PolicyActor", lambda *_: control("nan"))
+    validation = RolloutValidation(EnvConfig(), 2, 5, tmp_path / "rollout.mp4")
+    rates = validation.run(None, InstructionEmbeddings({}, {}, "none"), torch.device("cpu"))
+    validation.close()
+    assert (rates["rollout/success"], rates["rollout/invalid"]) == (0, 1)
+    assert re.search(r"2 of these 2 are INVALID, the first because .*finite", capsys.readouterr().out)
 
 
 def test_the_second_judge_reads_the_file_and_sees_a_forged_success(

@@ -83,6 +83,12 @@ def test_collection_does_not_repeat_or_clobber(workspace: Path) -> None:
     again = run_script(ROOT / "1_collect_demos.py", "--num-episodes", "3", "--video-episodes", cwd=workspace)
     assert again.returncode == 0, again.stderr
     assert "already complete" in again.stdout
+    parts = workspace / "data/new.hdf5.parts"
+    parts.mkdir()
+    (parts / "settings.json").write_text(json.dumps({"versions": {"mujoco": "1.0"}}))
+    mixed = run_script(ROOT / "1_collect_demos.py", "--output", "data/new.hdf5", cwd=workspace)
+    assert_user_error(mixed, "interrupted collection", "'mujoco': '1.0'", "--overwrite")
+    shutil.rmtree(parts)
     other = run_script(ROOT / "1_collect_demos.py", "--num-episodes", "4", cwd=workspace)
     assert_user_error(other, "--overwrite")
     assert (workspace / "data/lift_demos.hdf5").stat().st_mtime_ns == before
@@ -216,6 +222,15 @@ def test_exported_policy_is_half_the_size_and_runs(workspace: Path, tmp_path: Pa
     whole = torch.load(workspace / "checkpoints/best_model.pth", weights_only=True)["model"]
     half = torch.load(target, weights_only=True)["model"]
     assert target.stat().st_size < 50e6
+    # A finished run needs its data no more, which --dagger may have added to.
+    more = run_script(
+        *(ROOT / "1_collect_demos.py", "--output", workspace / "more.hdf5", "--num-episodes", "2", "--video-episodes"),
+        cwd=workspace,
+    )
+    assert more.returncode == 0, more.stderr
+    arguments = ("--data", workspace / "more.hdf5", "--resume", "--export", tmp_path / "again.pth")
+    again = run_script(ROOT / "4_train.py", *QUICK_TRAINING, *arguments, cwd=workspace)
+    assert again.returncode == 0, again.stderr
     for name, value in whole.items():
         torch.testing.assert_close(half[name].float(), value.float(), rtol=1e-3, atol=1e-4)
     evaluated = run_script(
