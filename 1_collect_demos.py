@@ -24,18 +24,18 @@ from typing import Any
 import h5py
 from tqdm import tqdm
 
-from vla import gl
-from vla.checkpoint import load_checkpoint
-from vla.demos import SCHEMA_VERSION, collection_rounds, demo_names, merge, open_demos, read_demo
-from vla.env import TRAIN_SEEDS, EnvConfig, installed_versions, version_drift
+from vla.demos.dataset_table import dataset_table
+from vla.demos.recorder import RecordTask, record_in_worker
+from vla.demos.schema import SCHEMA_VERSION, collection_rounds, demo_names, merge, open_demos, read_demo
 from vla.errors import UserError, run_script
-from vla.expert import ExpertConfig
+from vla.evaluation.video import demo_frames, write_video
+from vla.experts.scripted import ExpertConfig
 from vla.files import sha256, write_text
-from vla.instructions import instruction_for
-from vla.recorder import RecordTask, record_in_worker
-from vla.stats import dataset_table
-from vla.video import demo_frames, write_video
-from vla.workers import simulator_pool
+from vla.policies.checkpoint import load_checkpoint
+from vla.policies.instructions import instruction_for
+from vla.sim import gl
+from vla.sim.config import TRAIN_SEEDS, EnvConfig, installed_versions, version_drift
+from vla.sim.workers import simulator_pool
 
 ATTEMPTS_PER_DEMO = 5
 ROTATION_NOISE = ExpertConfig.rotation_noise_std / ExpertConfig.noise_std

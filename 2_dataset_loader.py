@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
-from vla.demos import Demo, attribute_text, demo_names, open_demos, read_demo, warn_of_drift
+from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
+from vla.demos.schema import Demo, attribute_text, demo_names, open_demos, read_demo
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
-from vla.preprocess import ImageSpec, cut, proprioception
-from vla.stats import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
+from vla.policies.preprocess import ImageSpec, cut, proprioception
+from vla.sim.config import warn_of_version_drift
 
 CHUNK_SIZE = 10
 SHEET_FRAMES = 10
@@ -47,7 +48,7 @@ class Segment(NamedTuple):
     positions: Tensor
     """(N, 4) float32, decimetres: cube minus gripper, finger opening; for the auxiliary loss only."""
     proprioception: Tensor
-    """(N, 4) float32, decimetres, see `vla.preprocess.proprioception`; for a policy that asks for it."""
+    """(N, 4) float32, decimetres, see `vla.policies.preprocess.proprioception`; for a policy that asks for it."""
     instruction: str
 
 
@@ -222,7 +223,7 @@ class InspectOptions:
 
 def main(options: InspectOptions) -> None:
     with open_demos(options.data) as file:
-        warn_of_drift(file, options.data)
+        warn_of_version_drift(file["data"].attrs["env_args"], str(options.data))
         names = selected_names(file, None, options.exclude)
         _check_content(file, options.data, names)
         print(dataset_table(file, options.data))

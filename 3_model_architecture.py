@@ -17,10 +17,10 @@ import torchvision
 from torch import Tensor, nn
 
 from vla.errors import UserError, run_script
-from vla.preprocess import PROPRIOCEPTION_DIM, ImageSpec
-from vla.stats import markdown_table
-from vla.text import EMBEDDING_DIM, TextEncoder
-from vla.weights import describe, load_vision_weights
+from vla.markdown import markdown_table
+from vla.policies.preprocess import PROPRIOCEPTION_DIM, ImageSpec
+from vla.policies.text_encoder import EMBEDDING_DIM, TextEncoder
+from vla.policies.weights import describe, load_vision_weights
 
 MOTION_DIM = 6
 POSITION_DIM = 4
@@ -186,8 +186,8 @@ class ActionDecoder(nn.Module):
 class VLA(nn.Module):
     """The policy: frames and an instruction's embedding in, a chunk of actions out.
 
-    The frozen text encoder (`vla.text.TextEncoder`) stands beside it, because its embeddings are computed
-    once for each instruction and its weights do not belong in every checkpoint.
+    The frozen text encoder (`vla.policies.text_encoder.TextEncoder`) is not part of it: its embeddings are computed
+    once for each instruction, and its weights do not belong in every checkpoint.
     """
 
     language_mean: Tensor

@@ -20,24 +20,24 @@ import torch
 from torch import Tensor, nn
 
 from vla import stages
-from vla.checkpoint import build_model, export_policy, load_checkpoint, load_parent, save_checkpoint
-from vla.closed_loop import RolloutValidation
-from vla.demos import attribute_text, open_demos, warn_of_drift
-from vla.devices import choose_device, uses_bfloat16
-from vla.env import EnvConfig, installed_versions
+from vla.demos.schema import attribute_text, open_demos
 from vla.errors import UserError, run_script
 from vla.files import sha256
-from vla.instructions import INSTRUCTIONS
-from vla.preprocess import prepare_augmented, prepare_regions
-from vla.recipes import RECIPES, Recipe
-from vla.text import InstructionEmbeddings, TextEncoder
-from vla.training_log import TrainingLog
-from vla.weights import describe, load_vision_weights
+from vla.policies.checkpoint import build_model, export_policy, load_checkpoint, load_parent, save_checkpoint
+from vla.policies.devices import choose_device, uses_bfloat16
+from vla.policies.instructions import INSTRUCTIONS
+from vla.policies.preprocess import prepare_augmented, prepare_regions
+from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder
+from vla.policies.weights import describe, load_vision_weights
+from vla.sim.config import EnvConfig, installed_versions, warn_of_version_drift
+from vla.training.log import TrainingLog
+from vla.training.recipes import RECIPES, Recipe
+from vla.training.rollout_validation import RolloutValidation
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of the training. An option without a value of its own takes the recipe's (vla/recipes.py)."""
+    """Options of the training. An option without a value of its own takes the recipe's (vla/training/recipes.py)."""
 
     data: Path = Path("data/lift_demos.hdf5")
     """HDF5 file of demonstrations."""
@@ -196,7 +196,7 @@ class Trainer:
         options, recipe = self.options, self.recipe
         selected_names = stages.dataset_loader().selected_names
         with open_demos(options.data) as file:
-            warn_of_drift(file, options.data)
+            warn_of_version_drift(file["data"].attrs["env_args"], str(options.data))
             self.env_args = str(file["data"].attrs["env_args"])
             spoken = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
             names = {split: selected_names(file, split, options.exclude) for split in ("train", "valid")}

@@ -24,29 +24,30 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vla.checkpoint import (
-    build_model,
-    instruction_embeddings,
-    load_checkpoint,
-    provenance,
-    warn_of_drift,
-)
-from vla.compare import COMPARE_VERSION, check_same_episodes, compare
-from vla.env import TEST_SEEDS, VALIDATION_SEEDS, EnvConfig
-from vla.episodes import rejudge_file, write_episodes
 from vla.errors import UserError, run_script
-from vla.evaluation import EvalTask, failure_table, instruction_table, push_line, report_table
-from vla.evaluator import Episode, Evaluator, evaluator
+from vla.evaluation.episode import EvalTask, failure_table, instruction_table, push_line, report_table
+from vla.evaluation.html_report import write_report
+from vla.evaluation.paired import COMPARE_VERSION, check_same_episodes, compare
+from vla.evaluation.perturbation_table import (
+    UNPERTURBED,
+    measured_cell,
+    perturbation_table,
+    read_cells,
+    write_cells,
+    write_perturbation_plot,
+)
+from vla.evaluation.recordings import rejudge_file, write_episodes
+from vla.evaluation.results_json import results_json, run_versions
+from vla.evaluation.runner import Episode, Evaluator, evaluator
+from vla.evaluation.statistics import rate
 from vla.files import default_checkpoint, sha256, write_text
-from vla.instructions import INSTRUCTIONS
-from vla.perturb import Perturbation, parse_perturbations
-from vla.perturbed import NONE, measured_cell, perturbation_table, read_cells, write_cells, write_perturbation_plot
-from vla.policy import ControlConfig
-from vla.report import write_report
-from vla.results import results_json, run_versions
-from vla.stats import rate
-from vla.text import EMBEDDING_DIM
-from vla.verdict import Thresholds
+from vla.judging.verdict import Thresholds
+from vla.policies.actor import ControlConfig
+from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance
+from vla.policies.instructions import INSTRUCTIONS
+from vla.policies.text_encoder import EMBEDDING_DIM
+from vla.sim.config import TEST_SEEDS, VALIDATION_SEEDS, EnvConfig, warn_of_version_drift
+from vla.sim.perturbations import Perturbation, parse_perturbations
 
 SEEDS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 
@@ -185,7 +186,7 @@ def _subject(options: EvaluateOptions, path: Path) -> Subject:
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint, path)
     options.control().check(model.config.chunk_size)
-    warn_of_drift(checkpoint, path)
+    warn_of_version_drift(checkpoint["env_args"], str(path))
     embeddings = instruction_embeddings(checkpoint, options.clip_weights)
     print(f"policy: {path}, {provenance(checkpoint)}")
     return Subject(
@@ -288,7 +289,7 @@ def _perturb(options: EvaluateOptions, subject: Subject, perturbations: list[Per
     try:
         with _evaluator(options, subject) as runner:
             for perturbation in (None, *perturbations):
-                name = NONE if perturbation is None else str(perturbation)
+                name = UNPERTURBED if perturbation is None else str(perturbation)
                 if name in cells:
                     print(f"{name}: already measured")
                     continue

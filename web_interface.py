@@ -17,15 +17,15 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vla.env import TEST_SEEDS, EnvConfig
 from vla.errors import UserError, run_script
 from vla.files import default_checkpoint
-from vla.web.scratch import Sweeper, private_folder
-from vla.web.simulator import SimulatorProcess
+from vla.sim.config import TEST_SEEDS, EnvConfig
+from vla.web.simulator_process import SimulatorProcess
+from vla.web.temporary_files import Sweeper, private_folder
 
 QUEUE_MAX = 200
-"""Requests of all kinds that wait at most, what a page asks when it is opened among them; `vla.web.line` bounds the
-episodes. The next one is told that the page is full."""
+"""Largest number of waiting requests of all kinds, including those that a page sends when it is opened. The next one is
+told that the page is full. `vla.web.waiting_line` bounds the episodes."""
 SESSIONS_MAX = 200
 """Visits that Gradio remembers, with what each has asked last."""
 UPLOAD_MB = 10

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stage import ROOT, run_stage
+from scripts import ROOT, run_stage
 
-from vla.episodes import rejudge_file
 from vla.errors import run_script
+from vla.evaluation.recordings import rejudge_file
+from vla.evaluation.results_json import RESULTS_VERSION, run_versions
+from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
-from vla.results import RESULTS_VERSION, run_versions
-from vla.stats import markdown_table, rate
-from vla.verdict import Thresholds
+from vla.judging.verdict import Thresholds
+from vla.markdown import markdown_table
 
 CONTROLS_VERSION = 2
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stage import run_stage
+from scripts import run_stage
 
-from vla.env import TEST_SEEDS
 from vla.errors import UserError, run_script
 from vla.files import write_text
-from vla.stats import markdown_table
+from vla.markdown import markdown_table
+from vla.sim.config import TEST_SEEDS
 
 WORKERS = (1, 2)
 

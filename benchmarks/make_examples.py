@@ -22,15 +22,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vla.controls import control
-from vla.env import TEST_SEEDS, Simulator
 from vla.errors import run_script
-from vla.expert import ExpertActor, ExpertConfig
+from vla.experts.controls import control
+from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import SHIPPED, write_text
-from vla.perturb import Perturbation
-from vla.rollout import Actor, rollout
-from vla.stats import markdown_table
-from vla.verdict import Judge
+from vla.judging.verdict import Judge
+from vla.markdown import markdown_table
+from vla.sim.config import TEST_SEEDS
+from vla.sim.env import Simulator
+from vla.sim.perturbations import Perturbation
+from vla.sim.rollout import Actor, rollout
 from vla.web.image import Views
 from vla.web.policies import Policy
 

@@ -26,17 +26,19 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vla import gl  # noqa: E402 (the package stands beside this folder)
-from vla.checkpoint import load_checkpoint  # noqa: E402
-from vla.demos import demo_names, open_demos  # noqa: E402
-from vla.env import TEST_SEEDS, EnvConfig, Observation, Simulator  # noqa: E402
+from vla.demos.schema import demo_names, open_demos  # noqa: E402
 from vla.errors import UserError, run_script  # noqa: E402
-from vla.evaluation import run_episode  # noqa: E402
+from vla.evaluation.episode import run_episode  # noqa: E402
+from vla.evaluation.statistics import rate  # noqa: E402
 from vla.files import SHIPPED, atomic_path, sha256, write_text  # noqa: E402
-from vla.preprocess import cut  # noqa: E402
-from vla.recipes import RECIPES  # noqa: E402
-from vla.rollout import Decision  # noqa: E402
-from vla.stats import markdown_table, rate  # noqa: E402
+from vla.markdown import markdown_table  # noqa: E402
+from vla.policies.checkpoint import load_checkpoint  # noqa: E402
+from vla.policies.preprocess import cut  # noqa: E402
+from vla.sim import gl  # noqa: E402 (the package stands beside this folder)
+from vla.sim.config import TEST_SEEDS, EnvConfig  # noqa: E402
+from vla.sim.env import Observation, Simulator  # noqa: E402
+from vla.sim.rollout import Decision  # noqa: E402
+from vla.training.recipes import RECIPES  # noqa: E402
 
 IMAGE = RECIPES["cpu"].image
 CAMERA = "agentview_image"
@@ -230,11 +232,11 @@ class PeerActor:
         """Begin an episode."""
         self._policy.start_episode()
 
-    def act(self, observation: Observation) -> Decision:
+    def select_action(self, obs: Observation) -> Decision:
         """The next action, from the same part of the picture as our policy's."""
         from robomimic.utils import obs_utils
 
-        region = cut(torch.from_numpy(observation.image)[None], IMAGE)[0].numpy()
+        region = cut(torch.from_numpy(obs.image)[None], IMAGE)[0].numpy()
         action = self._policy({CAMERA: obs_utils.process_obs(region, obs_key=CAMERA)})
         clipped = np.clip(action, -1, 1).astype(np.float32)
         return Decision(clipped, clipped, phase="policy")

@@ -18,14 +18,14 @@ from typing import Any
 from controls import controls_table
 from evaluation_speed import speed_table
 from robomimic_peer import peer_table
-from stage import ROOT
+from scripts import ROOT
 from what_matters import arms_table
 
 from tests.attacks.__main__ import tables as attack_tables
 from vla.errors import run_script
+from vla.evaluation.perturbation_table import perturbation_table
+from vla.evaluation.statistics import rate
 from vla.files import write_text
-from vla.perturbed import perturbation_table
-from vla.stats import rate
 
 RESULTS = ROOT / "docs/results"
 TABLES: dict[str, Callable[[Any], str]] = {

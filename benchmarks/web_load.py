@@ -30,10 +30,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.page import Page, asked, served  # noqa: E402 (the package stands beside this folder)
-from vla.env import TEST_SEEDS  # noqa: E402
 from vla.errors import UserError, run_script  # noqa: E402
 from vla.files import default_checkpoint, write_text  # noqa: E402
-from vla.stats import markdown_table  # noqa: E402
+from vla.markdown import markdown_table  # noqa: E402
+from vla.sim.config import TEST_SEEDS  # noqa: E402
 
 SAMPLE_S = 5.0
 GREETING = "Pick up the cube"

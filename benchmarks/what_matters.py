@@ -21,14 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stage import run_stage
+from scripts import run_stage
 
-from vla.demos import demo_names, open_demos
+from vla.demos.schema import demo_names, open_demos
 from vla.errors import UserError, run_script
+from vla.evaluation.results_json import run_versions
+from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
-from vla.results import run_versions
-from vla.stats import markdown_table, rate
-from vla.verdict import Thresholds
+from vla.judging.verdict import Thresholds
+from vla.markdown import markdown_table
 
 
 @dataclass(frozen=True)

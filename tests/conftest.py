@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from vla.demos import merge
-from vla.env import EnvConfig, Simulator
-from vla.expert import ExpertActor, ExpertConfig
-from vla.instructions import instruction_for
-from vla.recorder import RecordTask, record
-from vla.rollout import Step, rollout
-from vla.verdict import Judge
+from vla.demos.recorder import RecordTask, record
+from vla.demos.schema import merge
+from vla.experts.scripted import ExpertActor, ExpertConfig
+from vla.judging.verdict import Judge
+from vla.policies.instructions import instruction_for
+from vla.sim.config import EnvConfig
+from vla.sim.env import Simulator
+from vla.sim.rollout import Step, rollout
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,8 +7,8 @@ import pytest
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import ALL_CONDITIONS
 from tests.attacks.suite import AttackResult, run_attack, run_honest
-from vla.env import Simulator
-from vla.push_test import MAX_PUSH_M
+from vla.judging.push_test import MAX_PUSH_M
+from vla.sim.env import Simulator
 
 
 @pytest.fixture(scope="module")

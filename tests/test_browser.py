@@ -15,7 +15,7 @@ from playwright.sync_api import Page as BrowserPage
 
 from tests.conftest import ROOT, run_script
 from tests.page import Page, served, show_tab
-from vla.verdict import CONDITIONS
+from vla.judging.verdict import CONDITIONS
 from vla.web.table import clicked
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

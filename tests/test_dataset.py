@@ -11,7 +11,7 @@ import torch
 
 from vla import stages
 from vla.errors import UserError
-from vla.preprocess import (
+from vla.policies.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,

@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from vla.demos import demo_names, open_demos, read_demo
-from vla.env import EnvConfig
+from vla.demos.schema import demo_names, open_demos, read_demo
 from vla.errors import UserError
-from vla.instructions import INSTRUCTIONS
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.config import EnvConfig
 
 
 def test_layout_of_the_report_by_plain_h5py(demo_file: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from tests.attacks.attacks import ATTACKS
 from tests.conftest import ROOT
+from vla.evaluation.results_json import RESULTS_VERSION, run_versions
+from vla.evaluation.statistics import rate
 from vla.files import sha256
-from vla.results import RESULTS_VERSION, run_versions
-from vla.stats import rate
-from vla.verdict import CONDITIONS, Thresholds
+from vla.judging.verdict import CONDITIONS, Thresholds
 
 
 @pytest.mark.parametrize("name", ["results", "controls", "what_matters", "peer", "web_load"])

@@ -7,21 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla.demos import open_demos, read_demo
-from vla.env import (
-    TEST_SEEDS,
-    TRAIN_SEEDS,
-    VALIDATION_SEEDS,
-    EnvConfig,
-    Scene,
-    SimulationDivergedError,
-    Simulator,
-    version_drift,
-)
+from vla.demos.schema import open_demos, read_demo
 from vla.errors import UserError
-from vla.model_edits import resize_cube, restored, scale_mass
-from vla.rollout import Step
-from vla.verdict import Judge
+from vla.judging.verdict import Judge
+from vla.sim.config import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, EnvConfig, Scene, version_drift
+from vla.sim.env import SimulationDivergedError, Simulator
+from vla.sim.model_edits import resize_cube, restored, scale_mass
+from vla.sim.rollout import Step
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])

@@ -14,15 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-import vla.closed_loop
+import vla.training.rollout_validation
 from tests.conftest import ROOT, run_script
-from vla.closed_loop import RolloutValidation
-from vla.compare import check_same_episodes, compare
-from vla.controls import control
-from vla.env import EnvConfig, Placement, Simulator
-from vla.episodes import rejudge_file, write_episodes
 from vla.errors import UserError
-from vla.evaluation import (
+from vla.evaluation.episode import (
     PHASES,
     EpisodeResult,
     Recording,
@@ -32,13 +27,19 @@ from vla.evaluation import (
     push_summary,
     run_episode,
 )
-from vla.perturb import Perturbation
-from vla.report import write_report
-from vla.results import results_json
-from vla.rollout import Decision
-from vla.second_judge import rejudge
-from vla.text import InstructionEmbeddings
-from vla.verdict import Thresholds
+from vla.evaluation.html_report import write_report
+from vla.evaluation.paired import check_same_episodes, compare
+from vla.evaluation.recordings import rejudge_file, write_episodes
+from vla.evaluation.results_json import results_json
+from vla.experts.controls import control
+from vla.judging.second_judge import rejudge
+from vla.judging.verdict import Thresholds
+from vla.policies.text_encoder import InstructionEmbeddings
+from vla.sim.config import EnvConfig, Placement
+from vla.sim.env import Simulator
+from vla.sim.perturbations import Perturbation
+from vla.sim.rollout import Decision
+from vla.training.rollout_validation import RolloutValidation
 
 Episode = tuple[EpisodeResult, Recording]
 
@@ -127,7 +128,7 @@ def test_a_policy_that_crashes_has_failed(sim: Simulator) -> None:
             """Nothing to prepare."""
             self.steps = 0
 
-        def act(self, observation: object) -> Decision:
+        def select_action(self, obs: object) -> Decision:
             self.steps += 1
             return Decision(np.full(7, 1 / (4 - self.steps)), np.zeros(7))
 
@@ -141,7 +142,7 @@ def test_a_policy_that_crashes_has_failed(sim: Simulator) -> None:
 def test_training_says_why_its_episodes_are_invalid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(vla.closed_loop, "PolicyActor", lambda *_: control("nan"))
+    monkeypatch.setattr(vla.training.rollout_validation, "PolicyActor", lambda *_: control("nan"))
     validation = RolloutValidation(EnvConfig(), 2, 5, tmp_path / "rollout.mp4")
     rates = validation.run(None, InstructionEmbeddings({}, {}, "none"), torch.device("cpu"))
     validation.close()

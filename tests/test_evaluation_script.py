@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from tests.conftest import ROOT, assert_user_error, run_script
-from vla.checkpoint import load_checkpoint
-from vla.env import EnvConfig
 from vla.files import sha256
+from vla.policies.checkpoint import load_checkpoint
+from vla.sim.config import EnvConfig
 
 SHIPPED = ROOT / "checkpoints/lift.pth"
 QUICK = (ROOT / "5_evaluate.py", "--max-steps", "6", "--no-videos")

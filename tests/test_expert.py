@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from vla.env import Observation, Simulator
-from vla.expert import PHASES, STRAIGHT_DOWN, ExpertActor, ExpertConfig
-from vla.instructions import INSTRUCTIONS, instruction_for
-from vla.rollout import Decision, Step, rollout
-from vla.verdict import Judge
+from vla.experts.scripted import PHASES, STRAIGHT_DOWN, ExpertActor, ExpertConfig
+from vla.judging.verdict import Judge
+from vla.policies.instructions import INSTRUCTIONS, instruction_for
+from vla.sim.env import Observation, Simulator
+from vla.sim.rollout import Decision, Step, rollout
 
 QUIET = ExpertConfig(noise_std=0.0, rotation_noise_std=0.0)
 
@@ -57,9 +57,9 @@ class _Disturbed:
     def reset(self, instruction: str, seed: int) -> None:
         self._expert.reset(instruction, seed)
 
-    def act(self, observation: Observation) -> Decision:
-        decision = self._expert.act(observation)
-        e = observation.evidence
+    def select_action(self, obs: Observation) -> Decision:
+        decision = self._expert.select_action(obs)
+        e = obs.evidence
         if self._kind == "push" and decision.phase == "grasp" and self.disturbed_steps == 0:
             self.disturbed_steps = 1
             position = int(self._sim.model.joint("cube_joint0").qposadr[0])

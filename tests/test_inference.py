@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from vla import stages
-from vla.inference import InferenceError, InferenceServer, RemoteModel
-from vla.policy import PolicyActor
-from vla.preprocess import ImageSpec
-from vla.text import InstructionEmbeddings
+from vla.policies.actor import PolicyActor
+from vla.policies.inference_server import InferenceError, InferenceServer, RemoteModel
+from vla.policies.network import PolicyNetwork
+from vla.policies.preprocess import ImageSpec
+from vla.policies.text_encoder import InstructionEmbeddings
 
 architecture = stages.model_architecture()
 
@@ -30,10 +31,10 @@ def test_a_remote_policy_acts_like_a_local_one_in_any_company() -> None:
     embeddings = InstructionEmbeddings(known, {"source": "none"}, "none")
     images = np.random.default_rng(0).integers(0, 256, (5, 6, 224, 224, 3), dtype=np.uint8)
 
-    def episode(model: object, frames: np.ndarray) -> np.ndarray:
+    def episode(model: PolicyNetwork, frames: np.ndarray) -> np.ndarray:
         actor = PolicyActor(model, embeddings, torch.device("cpu"))
         actor.reset("go", 0)
-        return np.stack([actor.act_on_image(frame).action for frame in frames])
+        return np.stack([actor.select_action_from_image(frame).action for frame in frames])
 
     server = InferenceServer(model, torch.device("cpu"), batch=4)
     try:

@@ -17,19 +17,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import vla.text
+import vla.policies.text_encoder
 from tests.conftest import ROOT
 from vla import stages
-from vla.checkpoint import build_model, instruction_embeddings, load_checkpoint, load_parent, save_checkpoint
-from vla.env import Observation, Simulator
 from vla.errors import UserError
 from vla.files import SHIPPED
-from vla.instructions import INSTRUCTIONS
-from vla.policy import ControlConfig, PolicyActor
-from vla.preprocess import ImageSpec, prepare
-from vla.recipes import RECIPES
-from vla.text import InstructionEmbeddings, TextEncoder
-from vla.weights import is_reachable, load_vision_weights
+from vla.policies.actor import ControlConfig, PolicyActor
+from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, load_parent, save_checkpoint
+from vla.policies.instructions import INSTRUCTIONS
+from vla.policies.preprocess import ImageSpec, prepare
+from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder
+from vla.policies.weights import is_reachable, load_vision_weights
+from vla.sim.env import Observation, Simulator
+from vla.training.recipes import RECIPES
 
 architecture, loader = stages.model_architecture(), stages.dataset_loader()
 SMALL = architecture.ModelConfig(image=ImageSpec(size_px=64))
@@ -180,9 +180,9 @@ def test_control_computes_what_training_computes(model: Any, text: TextEncoder, 
     actor = _actor(model, text)
     actor.reset(segment.instruction, 0)
     for row, frame in enumerate(segment.frames):
-        decision = actor.act_on_image(frame.numpy())
-        np.testing.assert_allclose(actor.chunk, expected[row], atol=2e-4)
-        np.testing.assert_array_equal(decision.action, actor.chunk[0])
+        decision = actor.select_action_from_image(frame.numpy())
+        np.testing.assert_allclose(actor.action_chunk, expected[row], atol=2e-4)
+        np.testing.assert_array_equal(decision.action, actor.action_chunk[0])
 
 
 def test_execute_steps_follow_the_chunk(model: Any, text: TextEncoder, demo_file: Path) -> None:
@@ -192,8 +192,8 @@ def test_execute_steps_follow_the_chunk(model: Any, text: TextEncoder, demo_file
     actor.reset(INSTRUCTIONS[0], 0)
     chunks, actions = [], []
     for image in images:
-        actions.append(actor.act_on_image(image).action)
-        chunks.append(actor.chunk)
+        actions.append(actor.select_action_from_image(image).action)
+        chunks.append(actor.action_chunk)
     for step, action in enumerate(actions):
         np.testing.assert_array_equal(action, chunks[step - step % 3][step % 3])
     assert not np.array_equal(chunks[0], chunks[3])
@@ -208,8 +208,8 @@ def test_temporal_ensembling_averages_the_chunks_that_reach_a_step(
     actor.reset(INSTRUCTIONS[0], 0)
     chunks = []
     for image in images:
-        action = actor.act_on_image(image).action
-        chunks.append(actor.chunk)
+        action = actor.select_action_from_image(image).action
+        chunks.append(actor.action_chunk)
     weights = np.exp(-0.5 * np.arange(3))  # the oldest chunk first, as in ACT
     votes = np.stack([chunks[0][2], chunks[1][1], chunks[2][0]])
     np.testing.assert_allclose(action, (weights[:, None] * votes).sum(0) / weights.sum(), rtol=1e-5)
@@ -222,7 +222,7 @@ def test_blind_policy_sees_nothing(model: Any, text: TextEncoder) -> None:
     def answer(image: np.ndarray, blind: bool) -> np.ndarray:
         actor = PolicyActor(model.eval(), embeddings, CPU, blind=blind)
         actor.reset(INSTRUCTIONS[0], 0)
-        return actor.act_on_image(image).action
+        return actor.select_action_from_image(image).action
 
     np.testing.assert_array_equal(answer(bright, blind=True), answer(dark, blind=False))
     assert not np.array_equal(answer(bright, blind=False), answer(bright, blind=True))
@@ -232,10 +232,10 @@ def test_actions_do_not_need_the_auxiliary_head(model: Any, text: TextEncoder, s
     observation: Observation = sim.reset(0)
     actor = _actor(model, text)
     actor.reset(INSTRUCTIONS[0], 0)
-    before = actor.act(observation).action
+    before = actor.select_action(observation).action
     del model.auxiliary
     actor.reset(INSTRUCTIONS[0], 0)
-    np.testing.assert_array_equal(before, actor.act(observation).action)
+    np.testing.assert_array_equal(before, actor.select_action(observation).action)
 
 
 def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulator) -> None:
@@ -248,8 +248,8 @@ def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulat
             vla.auxiliary.weight.data.fill_(torch.nan)
         actor = PolicyActor(vla, instruction_embeddings(checkpoint, "none"), torch.device("cpu"))
         actor.reset(INSTRUCTIONS[0], 0)
-        actor.act(sim.reset(0))
-        chunks.append(actor.chunk)
+        actor.select_action(sim.reset(0))
+        chunks.append(actor.action_chunk)
     np.testing.assert_array_equal(chunks[0], chunks[1])
     assert np.ptp(chunks[0][:, :6]) > 0.1
 
@@ -279,7 +279,7 @@ def test_a_policy_is_shown_no_pose_of_the_cube_and_no_seed(
     def actions(seed: int, seen: list[Observation]) -> np.ndarray:
         actor = _actor(vla, text)
         actor.reset(INSTRUCTIONS[0], seed)
-        return np.stack([actor.act(observation).action for observation in seen])
+        return np.stack([actor.select_action(observation).action for observation in seen])
 
     honest = actions(0, observations)
     np.testing.assert_array_equal(honest, actions(2_000_123, [scrambled(seen) for seen in observations]))
@@ -331,13 +331,13 @@ def test_downloaded_and_cached_text_weights_are_the_same_function(
     built = open_clip.create_model("ViT-B-32", force_quick_gelu=quick_gelu)
     save_file(built.state_dict(), path)
     create = open_clip.create_model
-    monkeypatch.setattr(vla.text, "is_reachable", lambda url: True)
+    monkeypatch.setattr(vla.policies.text_encoder, "is_reachable", lambda url: True)
     # The hub's part of a download: the tag's file, wherever it comes from.
     monkeypatch.setattr(
         open_clip, "create_model", lambda name, pretrained, **rest: create(name, pretrained=str(path), **rest)
     )
     downloaded = TextEncoder.load(tag)
-    monkeypatch.setattr(vla.text, "_cached", lambda repository: str(path))
+    monkeypatch.setattr(vla.policies.text_encoder, "_cached", lambda repository: str(path))
     cached = TextEncoder.load(tag)
     assert downloaded.identity == cached.identity
     with torch.no_grad():

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, assert_user_error, run_script
-from vla.controls import control
-from vla.env import Simulator
 from vla.errors import UserError
-from vla.perturb import AXES, Effect, Perturbation, parse_perturbations
-from vla.perturbed import paired, read_cells, write_cells
-from vla.verdict import Thresholds
+from vla.evaluation.perturbation_table import paired, read_cells, write_cells
+from vla.experts.controls import control
+from vla.judging.verdict import Thresholds
+from vla.sim.effect import Effect
+from vla.sim.env import Simulator
+from vla.sim.perturbations import AXES, Perturbation, parse_perturbations
 
 STEPS_TO_SEE = {"cube-push": 12, "arm-push": 14, "snatch": 30}
 """Control steps until a perturbation that comes late can be seen."""
@@ -28,7 +29,7 @@ def test_a_perturbation_changes_something_and_is_taken_back(sim: Simulator, axis
         actor.reset("", 2_000_000)
         images = [observation.image]
         for _ in range(STEPS_TO_SEE.get(axis, 3)):
-            observation, _ = sim.step(actor.act(observation).action)
+            observation, _ = sim.step(actor.select_action(observation).action)
             images.append(observation.image)
         return np.concatenate([sim.state(), sim.model.body_mass, sim.model.geom_friction[:, 0]]), np.stack(images)
 
@@ -55,7 +56,7 @@ def test_a_snatched_cube_does_not_jump(sim: Simulator, level: int) -> None:
         positions = [observation.evidence.cube_pos]
         heights = [observation.evidence.height_m]
         for _ in range(60):
-            observation, _ = sim.step(actor.act(observation).action)
+            observation, _ = sim.step(actor.select_action(observation).action)
             positions.append(observation.evidence.cube_pos)
             heights.append(observation.evidence.height_m)
     finally:

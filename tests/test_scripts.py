@@ -21,11 +21,11 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, assert_user_error, run_script
-from vla.demos import demo_names
-from vla.env import Simulator
-from vla.expert import ExpertActor, ExpertConfig
+from vla.demos.schema import demo_names
+from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import sha256
-from vla.instructions import INSTRUCTIONS
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.env import Simulator
 
 QUICK_TRAINING = (
     "--recipe",
@@ -147,7 +147,7 @@ def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tm
             # The labels are the expert's, also where the policy acted.
             assert not np.array_equal(demo["actions"][:handover], demo["executed_actions"][:handover])
             seen = sim.reset(int(demo.attrs["seed"]))
-            np.testing.assert_array_equal(demo["actions"][0], ExpertActor(ExpertConfig()).act(seen).label)
+            np.testing.assert_array_equal(demo["actions"][0], ExpertActor(ExpertConfig()).select_action(seen).label)
             assert demo.attrs["success"]
     again = run_script(ROOT / "1_collect_demos.py", *arguments, cwd=tmp_path)
     assert "already complete" in again.stdout

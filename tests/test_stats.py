@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from vla.demos.dataset_table import window_count
 from vla.errors import UserError
-from vla.recipes import Recipe
-from vla.stats import markdown_table, percent_bounds, rate, success_interval, window_count
+from vla.evaluation.statistics import percent_bounds, rate, success_interval
+from vla.markdown import markdown_table
+from vla.training.recipes import Recipe
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla.env import Simulator
-from vla.rollout import Decision, Step, rollout
-from vla.verdict import CONDITIONS, Evidence, Judge, Thresholds, check
+from vla.judging.verdict import CONDITIONS, Evidence, Judge, Thresholds, check
+from vla.sim.env import Simulator
+from vla.sim.rollout import Decision, Step, rollout
 
 Row = dict[str, Any]
 """Fields of `Evidence`, changed."""
@@ -302,7 +302,7 @@ def test_diverged_episode_is_invalid_and_a_failure(sim: Simulator) -> None:
         def reset(self, instruction: str, seed: int) -> None:
             """Nothing to prepare."""
 
-        def act(self, observation: object) -> Decision:
+        def select_action(self, obs: object) -> Decision:
             action = np.full(7, np.nan, dtype=np.float32)
             return Decision(action, action)
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.conftest import ROOT, assert_user_error, run_script
 from tests.page import ANSWER_S, Page, asked, served
-from vla.web.line import WAITING_OF_ONE
+from vla.web.waiting_line import WAITING_OF_ONE
 
 INSTRUCTION = "Pick up the cube"
 _JSON = {"Content-Type": "application/json"}

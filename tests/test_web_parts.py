@@ -19,22 +19,23 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from vla import stages
-from vla.checkpoint import load_policy
-from vla.env import POSITION_SCALE_M, EnvConfig, Placement, Simulator
 from vla.errors import UserError
-from vla.evaluation import EvalTask, episode_result
-from vla.policy import ControlConfig, PolicyActor
-from vla.preprocess import ImageSpec, prepare
-from vla.rollout import Step
-from vla.text import InstructionEmbeddings
-from vla.verdict import Judge
-from vla.web import browse, image, live, simulator, table
-from vla.web.episode import Mailboxes, Message
+from vla.evaluation.episode import EvalTask, episode_result
+from vla.judging.verdict import Judge
+from vla.policies.actor import ControlConfig, PolicyActor
+from vla.policies.checkpoint import load_policy
+from vla.policies.preprocess import ImageSpec, prepare
+from vla.policies.text_encoder import InstructionEmbeddings
+from vla.sim.config import POSITION_SCALE_M, EnvConfig, Placement
+from vla.sim.env import Simulator
+from vla.sim.rollout import Step
+from vla.web import browse, image, live_view, simulator_process, table
 from vla.web.image import read_square
+from vla.web.live_episode import Mailboxes, Message
 from vla.web.policies import Policies, Policy, RecentEmbeddings
-from vla.web.scratch import Sweeper
-from vla.web.simulator import Interference, SimulatorProcess
-from vla.web.stage import _Stage
+from vla.web.simulator_process import Interference, SimulatorProcess
+from vla.web.simulator_server import _Stage
+from vla.web.temporary_files import Sweeper
 
 INSTRUCTION = "Pick up the cube"
 
@@ -46,7 +47,7 @@ def test_the_planned_path_is_as_long_as_the_arm_goes(expert_episode: tuple[list[
     )
     commanded = POSITION_SCALE_M * np.concatenate([np.clip(step.decision.action[:3], -1, 1) for step in steps])
     share = float(moved @ commanded / (commanded @ commanded))  # regression through the origin
-    assert share == pytest.approx(live.REACHED_SHARE, abs=0.03)
+    assert share == pytest.approx(live_view.REACHED_SHARE, abs=0.03)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
@@ -103,11 +104,11 @@ def test_a_policy_hears_another_instruction(tmp_path: Path) -> None:
     actor = PolicyActor(policy.model, policy.embeddings, policy.device)
     picture = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
     actor.reset(INSTRUCTION, seed=0)
-    actor.act_on_image(picture)
-    before = actor.chunk
-    actor.hear(torch.randn(512))
-    actor.act_on_image(picture)
-    assert np.abs(before - actor.chunk).max() > 1e-4
+    actor.select_action_from_image(picture)
+    before = actor.action_chunk
+    actor.set_instruction(torch.randn(512))
+    actor.select_action_from_image(picture)
+    assert np.abs(before - actor.action_chunk).max() > 1e-4
 
 
 def test_a_policy_looks_at_the_cube_and_knows_a_strange_picture(sim: Simulator) -> None:
@@ -132,7 +133,7 @@ def test_the_camera_matrix_finds_the_cube(sim: Simulator) -> None:
     observation = sim.reset(7)
     sim.placement = None
     np.testing.assert_allclose(observation.evidence.cube_pos[:2], [0.1, -0.08], atol=1e-3)
-    path = live.planned_path(observation.evidence.cube_pos, np.zeros((10, 7)), sim.camera_matrix())
+    path = live_view.planned_path(observation.evidence.cube_pos, np.zeros((10, 7)), sim.camera_matrix())
     column, row = (int(224 * value) for value in path[0])
     red = observation.image.astype(int)[..., 0] - observation.image[..., 1]
     assert red[row, column] > 50
@@ -256,7 +257,7 @@ def test_a_simulator_that_hangs_is_ended(process: SimulatorProcess, monkeypatch:
     pid = process.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    monkeypatch.setattr(simulator, "ANSWER_S", 0.5)
+    monkeypatch.setattr(simulator_process, "ANSWER_S", 0.5)
     with pytest.raises(UserError, match="did not answer; it is being started again"):
         process.step(begun.number, Interference())
     assert process.pid != pid
@@ -295,7 +296,7 @@ def test_old_temporary_files_go_and_the_pages_own_stay(tmp_path: Path) -> None:
 def test_the_curves_show_what_the_verdict_asks_for(expert_episode: tuple[list[Step], Judge]) -> None:
     steps, judge = expert_episode
     limits, evidence = judge.limits, [step.outcome.evidence for step in steps]
-    figure = live.curves_figure(evidence, [False] * (len(steps) - 5) + [True] * 5)
+    figure = live_view.curves_figure(evidence, [False] * (len(steps) - 5) + [True] * 5)
     height, opening, force, slip, spin = figure.axes
     for panel, threshold in (
         (height, 100 * limits.min_height_m),
@@ -308,7 +309,7 @@ def test_the_curves_show_what_the_verdict_asks_for(expert_episode: tuple[list[St
     assert height.lines[0].get_xdata()[-1] == pytest.approx(len(steps) / 20)
     labels = [text.get_text() for text in opening.get_legend().get_texts()]
     assert labels == ["finger opening (mm)", "fits the cube"]
-    assert np.asarray(live.curves(evidence, [False] * len(steps))).std() > 5
+    assert np.asarray(live_view.curves(evidence, [False] * len(steps))).std() > 5
 
 
 def test_the_plan_is_drawn_along_the_path(sim: Simulator) -> None:
@@ -318,7 +319,7 @@ def test_the_plan_is_drawn_along_the_path(sim: Simulator) -> None:
     chunk[:, 1], chunk[:, -1] = 1.0, [-1] * 5 + [1] * 5
     plain = np.asarray(image.draw_plan(observation.image, 0 * chunk, gripper, camera)).astype(int)
     drawn = np.asarray(image.draw_plan(observation.image, chunk, gripper, camera)).astype(int)
-    for u, v in live.planned_path(gripper, chunk, camera)[2:]:
+    for u, v in live_view.planned_path(gripper, chunk, camera)[2:]:
         column, row = int(448 * u), int(448 * v)
         assert np.abs(drawn[row, column] - (255, 214, 10)).max() < 12
     changed = np.abs(drawn - plain).max(axis=-1)[:448] > 8

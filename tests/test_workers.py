@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from tests.mortal import run_and_die
-from vla import workers
-from vla.env import EnvConfig, Simulator
-from vla.evaluation import EvalTask
-from vla.evaluator import DIED, Evaluator
-from vla.policy import ControlConfig
-from vla.workers import SimulatorWorkers
+from vla.evaluation.episode import EvalTask
+from vla.evaluation.runner import DIED, Evaluator
+from vla.policies.actor import ControlConfig
+from vla.sim import workers
+from vla.sim.config import EnvConfig
+from vla.sim.env import Simulator
+from vla.sim.workers import SimulatorWorkers
 
 
 def test_who_dies_once_is_run_again_and_who_dies_twice_is_given_up(tmp_path: Path) -> None:

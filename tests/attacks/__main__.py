@@ -21,12 +21,13 @@ from tqdm import tqdm
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import ALL_CONDITIONS
 from tests.attacks.suite import DRIFT, HONEST, QUANTITIES, AttackResult, run_in_worker
-from vla.env import EnvConfig, installed_versions
 from vla.errors import UserError, run_script
+from vla.evaluation.statistics import rate
 from vla.files import write_text
-from vla.push_test import MAX_PUSH_M
-from vla.stats import markdown_table, rate
-from vla.workers import simulator_pool
+from vla.judging.push_test import MAX_PUSH_M
+from vla.markdown import markdown_table
+from vla.sim.config import EnvConfig, installed_versions
+from vla.sim.workers import simulator_pool
 
 DROPPED_MM = 50.0
 """Pushed by more than the cube's own size, it has left the grip."""

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from tests.attacks.director import Director
-from vla.env import GRIPPER_CLOSE, GRIPPER_OPEN
-from vla.model_edits import resize_box, resize_cube, scale_friction
+from vla.sim.config import GRIPPER_CLOSE, GRIPPER_OPEN
+from vla.sim.model_edits import resize_box, resize_cube, scale_friction
 
 UP = np.array([0.0, 0.0, 1.0])
 STILL = np.array([0, 0, 0, 0, 0, 0, GRIPPER_OPEN])

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vla.env import GRIPPER_CLOSE, POSITION_SCALE_M, ROTATION_SCALE_RAD, Observation, SimulationDivergedError, Simulator
-from vla.expert import ExpertActor, ExpertConfig, upright_turn
-from vla.verdict import CONDITIONS, Evidence, Judge
-from vla.video import Caption, annotate
+from vla.evaluation.video import Caption, annotate
+from vla.experts.scripted import ExpertActor, ExpertConfig, upright_turn
+from vla.judging.verdict import CONDITIONS, Evidence, Judge
+from vla.sim.config import GRIPPER_CLOSE, POSITION_SCALE_M, ROTATION_SCALE_RAD
+from vla.sim.env import Observation, SimulationDivergedError, Simulator
 
 ALL_CONDITIONS = (*CONDITIONS, "hold", "settled", "valid")
 """Everything that a success needs: the conditions, for long enough, from a settled start, in valid physics."""
@@ -108,7 +109,7 @@ class Director:
         for _ in range(steps):
             if until():
                 return
-            self.act(actor.act(self.observation).action)
+            self.act(actor.select_action(self.observation).action)
 
     def grasp(self) -> None:
         """The honest expert acts until the cube is grasped, still on the table."""

@@ -10,12 +10,13 @@ import numpy as np
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import Director
-from vla.env import TEST_SEEDS, Simulator
-from vla.model_edits import move_table, resize_cube, restored, scale_friction, scale_mass
-from vla.second_judge import rejudge
-from vla.verdict import Evidence, Thresholds
-from vla.video import write_video
-from vla.workers import simulator
+from vla.evaluation.video import write_video
+from vla.judging.second_judge import rejudge
+from vla.judging.verdict import Evidence, Thresholds
+from vla.sim.config import TEST_SEEDS
+from vla.sim.env import Simulator
+from vla.sim.model_edits import move_table, resize_cube, restored, scale_friction, scale_mass
+from vla.sim.workers import simulator
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from vla import stages
-from vla.checkpoint import provenance
-from vla.evaluation import report_table
+from vla.evaluation.episode import report_table
 from vla.files import SHIPPED
-from vla.stats import markdown_table
+from vla.markdown import markdown_table
+from vla.policies.checkpoint import provenance
 from vla.web import browse
 from vla.web.policies import Policies, Policy
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from vla.demos import Demo, demo_names, open_demos, read_demo
+from vla.demos.dataset_table import dataset_table
+from vla.demos.schema import Demo, demo_names, open_demos, read_demo
 from vla.errors import UserError
-from vla.evaluation import EpisodeResult
-from vla.report import rate_rows
-from vla.stats import dataset_table, markdown_table
-from vla.verdict import Evidence
+from vla.evaluation.episode import EpisodeResult
+from vla.evaluation.html_report import rate_rows
+from vla.judging.verdict import Evidence
+from vla.markdown import markdown_table
 
 MEASURED = Path(__file__).resolve().parents[2] / "docs/results"
 """Evaluations that come with the repository; without videos."""
@@ -173,7 +174,7 @@ def read_one_demo(data: Path, name: str) -> Demo:
 
 
 def demo_curves(demo: Demo) -> tuple[Sequence[Evidence], Sequence[bool]]:
-    """What `vla.web.live.curves` draws of a demonstration."""
+    """What `vla.web.live_view.curves` draws of a demonstration."""
     rows = [Evidence(**{name: column[row] for name, column in demo.evidence.items()}) for row in range(len(demo))]
     return rows, [all(judge.now.values()) for judge in demo.judges()]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from vla.env import TEST_SEEDS, Placement
 from vla.errors import UserError
-from vla.instructions import INSTRUCTIONS
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.config import TEST_SEEDS, Placement
 from vla.web import table
 
 MAX_INSTRUCTION_CHARS = 200

@@ -7,8 +7,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from vla.env import EnvConfig
-from vla.web.simulator import SimulatorProcess, View
+from vla.sim.config import EnvConfig
+from vla.web.simulator_process import SimulatorProcess, View
 
 
 class Gallery:

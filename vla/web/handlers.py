@@ -15,22 +15,22 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from vla.controls import CONTROLS
-from vla.env import EnvConfig, Placement
 from vla.errors import UserError
-from vla.evaluation import EvalTask
-from vla.instructions import INSTRUCTIONS
-from vla.perturb import parse_perturbations
-from vla.policy import ControlConfig
-from vla.verdict import Judge
-from vla.video import demo_frames, episode_frames, write_video
-from vla.web import browse, image, live, table
+from vla.evaluation.episode import EvalTask
+from vla.evaluation.video import demo_frames, episode_frames, write_video
+from vla.experts.controls import CONTROLS
+from vla.judging.verdict import Judge
+from vla.policies.actor import ControlConfig
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.config import EnvConfig, Placement
+from vla.sim.perturbations import parse_perturbations
+from vla.web import browse, image, live_view, table
 from vla.web.checks import MAX_STEPS, checked_instruction, checked_placement, checked_seed, page_error, told_to_visitor
-from vla.web.episode import Episode, Mailbox, Mailboxes, Message
 from vla.web.gallery import Gallery
-from vla.web.line import Line
+from vla.web.live_episode import Episode, Mailbox, Mailboxes, Message
 from vla.web.policies import Policies
-from vla.web.simulator import Interference, Moment, SimulatorProcess
+from vla.web.simulator_process import Interference, Moment, SimulatorProcess
+from vla.web.waiting_line import Line
 
 NOTHING = "nothing"
 """The choice of no perturbation."""
@@ -102,7 +102,7 @@ class Handlers:
         nothing: tuple[Any, ...] = ("", None, None)
         with told_to_visitor():
             placement = checked_placement(x_cm, y_cm, yaw_deg) if by_hand else None
-            yield live.notice_html(self._before(instruction, driver)), *nothing, {}
+            yield live_view.notice_html(self._before(instruction, driver)), *nothing, {}
             episode = self._episode(instruction, driver, seed, max_steps, placement, perturbation)
             stopped = False
             box = self.mail.open(session, episode.driver)
@@ -114,9 +114,9 @@ class Handlers:
                 stopped = episode.stopped()
             finally:
                 self.mail.close(session, box)
-        verdict = live.verdict_html(episode.judge, len(episode.moments), stopped)
+        verdict = live_view.verdict_html(episode.judge, len(episode.moments), stopped)
         if not episode.moments:
-            yield live.notice_html("The episode ended before its first step."), verdict, None, None, {}
+            yield live_view.notice_html("The episode ended before its first step."), verdict, None, None, {}
             return
         view, curves, summary = episode.html(), episode.curves(), episode.summary(stopped)
         yield view, verdict, curves, None, summary
@@ -137,7 +137,7 @@ class Handlers:
     ) -> Iterator[tuple[Any, ...]]:
         """Run two episodes of one seed beside each other; yields (live A, verdict A, live B, verdict B, facts)."""
         session = request.session_hash
-        waiting = live.notice_html("The episodes begin ...")
+        waiting = live_view.notice_html("The episodes begin ...")
         with told_to_visitor():
             yield waiting, "", waiting, "", {}
             episodes = [
@@ -155,7 +155,7 @@ class Handlers:
                 self.mail.close(session, box)
         ends: list[Any] = []
         for episode in episodes:
-            verdict = live.verdict_html(episode.judge, len(episode.moments), episode.stopped())
+            verdict = live_view.verdict_html(episode.judge, len(episode.moments), episode.stopped())
             ends += [episode.html() if episode.moments else waiting, verdict]
         facts = {
             side: episode.summary(episode.stopped()) if episode.moments else {}
@@ -263,7 +263,7 @@ class Handlers:
             demo = browse.read_one_demo(self.data, name)
         *_, judge = demo.judges()
         text = f"### {name}, seed {demo.seed}: {judge.explain()}\n\n“{demo.instruction}”, {len(demo)} steps."
-        curves = live.curves(*browse.demo_curves(demo))
+        curves = live_view.curves(*browse.demo_curves(demo))
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder, f"{name}.mp4")
             write_video(video, demo_frames(demo))

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vla.env import EnvConfig
 from vla.errors import UserError
-from vla.preprocess import ImageSpec, prepare
-from vla.web.live import planned_path
+from vla.policies.preprocess import ImageSpec, prepare
+from vla.sim.config import EnvConfig
+from vla.web.live_view import planned_path
 from vla.web.policies import Policy
-from vla.web.simulator import View
+from vla.web.simulator_process import View
 
 SIDE_PX = EnvConfig.image_size_px
 MAX_PIXELS = 40_000_000

@@ -8,16 +8,16 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from vla.env import TEST_SEEDS
-from vla.instructions import INSTRUCTIONS
-from vla.perturb import parse_perturbations
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.config import TEST_SEEDS
+from vla.sim.perturbations import parse_perturbations
 from vla.web import browse
 from vla.web.about import about_model, about_training, latest_evaluation, training_curves
 from vla.web.checks import MAX_INSTRUCTION_CHARS, MAX_STEPS
 from vla.web.handlers import NOTHING, Handlers
-from vla.web.line import SIMULATOR, Line
-from vla.web.live import STEPS_PER_S, notice_html
+from vla.web.live_view import STEPS_PER_S, notice_html
 from vla.web.table import RANGE_M
+from vla.web.waiting_line import SIMULATOR, Line
 
 ANNOUNCED = "element.setAttribute('aria-live', 'polite')"
 """What changes in this element is read to those who do not see it; it must be there before."""

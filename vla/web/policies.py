@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla.checkpoint import build_model, load_checkpoint, provenance, warn_of_drift
-from vla.devices import choose_device
-from vla.env import EnvConfig
 from vla.errors import UserError
 from vla.files import SHIPPED
-from vla.policy import PolicyActor
-from vla.text import InstructionEmbeddings
+from vla.policies.actor import PolicyActor
+from vla.policies.checkpoint import build_model, load_checkpoint, provenance
+from vla.policies.devices import choose_device
+from vla.policies.text_encoder import InstructionEmbeddings
+from vla.sim.config import EnvConfig, warn_of_version_drift
 
 
 class RecentEmbeddings(InstructionEmbeddings):
@@ -58,7 +58,7 @@ class Policy:
         """The policy of a checkpoint, on the GPU where there is one."""
         written_ns = _written_ns(path)
         checkpoint = load_checkpoint(path)
-        warn_of_drift(checkpoint, path)
+        warn_of_version_drift(checkpoint["env_args"], str(path))
         print(f"policy: {path}, {provenance(checkpoint)}")
         device = choose_device()
         facts = {name: value for name, value in checkpoint.items() if name not in ("model", "optimizer")}
@@ -74,8 +74,8 @@ class Policy:
         """(224, 224, 3) uint8 -> (K, 7) actions in [-1, 1], the picture filling the whole buffer."""
         actor = PolicyActor(self.model, self.embeddings, self.device)
         actor.reset(instruction, seed=0)
-        actor.act_on_image(picture)
-        return actor.chunk
+        actor.select_action_from_image(picture)
+        return actor.action_chunk
 
 
 class Policies:

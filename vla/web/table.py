@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vla.env import Placement
+from vla.sim.config import Placement
 
 RANGE_M = 0.12
 """How far from the table's middle the cube can be put, along x and y."""

@@ -1,0 +1,1 @@
+"""The file of demonstrations: its schema, its recorder and Table 2."""

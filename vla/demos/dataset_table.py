@@ -1,0 +1,45 @@
+"""Table 2 of the report: what a file of demonstrations holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from vla.demos.schema import demo_names
+from vla.markdown import markdown_table
+
+OBSERVATION_HORIZON = 10
+WINDOW_STRIDE = 5
+
+
+def window_count(length: int, stride: int = WINDOW_STRIDE) -> int:
+    """Windows of one episode: one ends at every `stride`-th step, the first at step 0."""
+    return len(range(0, length, stride))
+
+
+def dataset_table(file: h5py.File, path: Path) -> str:
+    """Table 2 of the report for an open demonstration file."""
+    demos = [file["data"][name] for name in demo_names(file)]
+    lengths = [int(demo.attrs["episode_length"]) for demo in demos]
+    successes = sum(bool(demo.attrs["success"]) for demo in demos)
+    instructions = {demo.attrs["language_instruction"] for demo in demos}
+    rejected = len(json.loads(file["data"].attrs["rejected"]))
+    height, width = demos[0]["images"].shape[1:3]
+    raw = sum(demo["images"].size for demo in demos)
+    size = path.stat().st_size
+    rows = [
+        ("Total episodes", "50", str(len(demos))),
+        ("Successful episodes (by the verdict)", "50 (100%)", f"{successes} ({successes / len(demos):.0%})"),
+        ("Episodes rejected while collecting", "-", str(rejected)),
+        ("Language variations", "8", str(len(instructions))),
+        ("Average episode length (steps)", "85", f"{np.mean(lengths):.1f}"),
+        ("Total timesteps", "4250", str(sum(lengths))),
+        (f"Training sequences (stride={WINDOW_STRIDE})", "840", str(sum(map(window_count, lengths)))),
+        ("Image resolution", "224 x 224 RGB", f"{height} x {width} RGB"),
+        ("Action space dimension", "7", str(demos[0]["actions"].shape[1])),
+        ("Dataset size", "1.2 GB", f"{size / 1e6:.0f} MB ({size / raw:.0%} of the raw pixels)"),
+    ]
+    return markdown_table(("Table 2: dataset", "report", "here"), rows)

@@ -1,0 +1,204 @@
+"""The HDF5 file of demonstrations: its keys, how it is written, read and checked.
+
+The layout is the report's (sec. 3.5), widened by what replay and audit need, and a superset of
+robomimic's. docs/dataset.md describes every key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vla.errors import UserError
+from vla.files import atomic_path
+from vla.judging.verdict import Evidence, Judge
+from vla.sim.config import ACTION_DIM
+
+SCHEMA_VERSION = 4
+
+# gzip is the one strong filter that every h5py can read. Its window is 32 KiB: a chunk of 16 frames of
+# one 28x28 tile (37 KiB) lets it see the same tile in the frame before, and most tiles never change.
+IMAGE_CHUNK = (16, 28, 28, 3)
+GZIP_LEVEL = 9
+
+VALID_FRACTION = 0.1
+
+_ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
+_DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence", "start_evidence")
+_DEMO_ATTRIBUTES = ("language_instruction", "success", "episode_length", "seed")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demonstration of T control steps; row t of every array belongs to step t."""
+
+    instruction: str
+    seed: int
+    images: np.ndarray
+    """(T, H, W, 3) uint8, before the action."""
+    actions: np.ndarray
+    """(T, 7) float32 in [-1, 1], the expert's clean answer: what to imitate."""
+    executed_actions: np.ndarray
+    """(T, 7) float32 in [-1, 1], what was executed, noise included: what to replay."""
+    rewards: np.ndarray
+    """(T,) float32, robosuite's shaped reward after the action."""
+    states: np.ndarray
+    """(T, 1 + nq + nv) float64, simulator state before the action."""
+    phases: np.ndarray
+    """(T,) bytes, the expert's phase."""
+    sources: np.ndarray
+    """(T,) bytes, who chose the executed action (`vla.sim.rollout.Decision.source`)."""
+    observations: Mapping[str, np.ndarray]
+    """Low-dimensional observations before the action, (T, n) each, by robomimic's names."""
+    evidence: Mapping[str, np.ndarray]
+    """`vla.judging.verdict.Evidence` after the action, (T, ...) for each field."""
+    start_evidence: Evidence
+    """Of the state that the episode began in."""
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def judges(self) -> Iterator[Judge]:
+        """The verdict after each step, from the recorded evidence; the same object, updated."""
+        judge = Judge()
+        judge.start(self.start_evidence)
+        for row in range(len(self)):
+            judge.update(Evidence(**{name: column[row] for name, column in self.evidence.items()}))
+            yield judge
+
+
+def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
+    """Write one demonstration into its (empty) group."""
+    chunk = tuple(min(size, limit) for size, limit in zip(demo.images.shape, IMAGE_CHUNK, strict=True))
+    group.create_dataset("images", data=demo.images, chunks=chunk, compression="gzip", compression_opts=GZIP_LEVEL)
+    for name in ("actions", "executed_actions", "rewards", "states", "phases", "sources"):
+        group.create_dataset(name, data=getattr(demo, name))
+    dones = np.zeros(len(demo), dtype=np.uint8)
+    dones[-1] = 1
+    group.create_dataset("dones", data=dones)
+    for name, values in demo.observations.items():
+        group.create_dataset(f"obs/{name}", data=values)
+    group["obs/agentview_image"] = group["images"]  # a hard link: robomimic's name at no cost
+    for name, values in demo.evidence.items():
+        group.create_dataset(f"evidence/{name}", data=values)
+    for name, value in vars(demo.start_evidence).items():
+        group.create_dataset(f"start_evidence/{name}", data=value)
+    group.attrs["language_instruction"] = demo.instruction
+    group.attrs["success"] = True
+    group.attrs["episode_length"] = len(demo)
+    group.attrs["num_samples"] = len(demo)
+    group.attrs["seed"] = demo.seed
+    group.attrs["model_file"] = model_xml
+
+
+def read_demo(group: h5py.Group) -> Demo:
+    """Read one demonstration whole."""
+    observations = {name: data[:] for name, data in group["obs"].items() if name != "agentview_image"}
+    return Demo(
+        instruction=attribute_text(group.attrs["language_instruction"]),
+        seed=int(group.attrs["seed"]),
+        observations=observations,
+        evidence={field.name: group["evidence"][field.name][:] for field in dataclasses.fields(Evidence)},
+        start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
+        **{name: group[name][:] for name in _ARRAYS},
+    )
+
+
+def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any], base: Path | None = None) -> None:
+    """Copy the one demonstration of each part into `output` as demo_0, demo_1, ..., with the split masks.
+
+    Those of `base` (a file of demonstrations, which may be `output` itself) come first and keep their split.
+    """
+    with atomic_path(output) as temporary, h5py.File(temporary, "w") as file:
+        data = file.create_group("data")
+        train: list[bytes] = []
+        valid: list[bytes] = []
+        if base is not None:
+            with open_demos(base) as source:
+                for name in demo_names(source):
+                    source.copy(source["data"][name], data, name=name)
+                train, valid = list(source["mask/train"][:]), list(source["mask/valid"][:])
+        first = len(data)
+        for index, part in enumerate(parts, start=first):
+            with h5py.File(part, "r") as source:
+                source.copy(source["demo"], data, name=f"demo_{index}")
+        data.attrs["total"] = sum(int(demo.attrs["num_samples"]) for demo in data.values())
+        data.attrs["schema_version"] = SCHEMA_VERSION
+        for name, value in attributes.items():
+            data.attrs[name] = value
+        # The last tenth by index: instructions alternate, so both sides hold every wording.
+        names = [f"demo_{index}".encode() for index in range(first, first + len(parts))]
+        kept_back = max(1, round(VALID_FRACTION * len(names))) if len(names) > 1 else 0
+        file["mask/train"] = np.array(train + names[: len(names) - kept_back], dtype="S16")
+        file["mask/valid"] = np.array(valid + names[len(names) - kept_back :], dtype="S16")
+
+
+@contextlib.contextmanager
+def open_demos(path: Path) -> Iterator[h5py.File]:
+    """Open a demonstration file that has been checked.
+
+    Raises:
+        UserError: missing, truncated, of another schema or empty.
+    """
+    if not path.is_file():
+        raise UserError(f"no demonstrations at {path}; collect them with: python 1_collect_demos.py --output {path}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UserError(
+            f"{path} is not a whole HDF5 file ({str(error).splitlines()[0]}); "
+            f"collect again with: python 1_collect_demos.py --output {path} --overwrite"
+        ) from None
+    with file:
+        _check_schema(file, path)
+        yield file
+
+
+def _check_schema(file: h5py.File, path: Path) -> None:
+    remedy = f"collect again with: python 1_collect_demos.py --output {path} --overwrite"
+    data = file.get("data")
+    found = data.attrs.get("schema_version") if data is not None else None
+    if data is None or found != SCHEMA_VERSION:
+        raise UserError(f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; {remedy}")
+    if len(data) == 0:
+        raise UserError(f"{path} holds no episodes; {remedy}")
+    missing = [key for key in ("mask/train", "mask/valid") if key not in file]
+    missing += [key for key in ("env_args", "collection", "rejected") if key not in data.attrs]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; {remedy}")
+    for name, demo in data.items():
+        missing = [key for key in _DEMO_KEYS if key not in demo]
+        missing += [key for key in _DEMO_ATTRIBUTES if key not in demo.attrs]
+        if missing:
+            raise UserError(f"{path}: {name} lacks {', '.join(missing)}; {remedy}")
+        length = demo.attrs["episode_length"]
+        if not length or demo["actions"].shape != (length, ACTION_DIM) or demo["images"].shape[0] != length:
+            raise UserError(
+                f"{path}: {name} says {length} steps but holds actions {demo['actions'].shape} "
+                f"and images {demo['images'].shape}; {remedy}"
+            )
+
+
+def demo_names(file: h5py.File, split: str | None = None) -> list[str]:
+    """Names of the demonstrations in order; `split` is 'train' or 'valid', None for all."""
+    names = [name.decode() for name in file[f"mask/{split}"][:]] if split else list(file["data"])
+    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
+
+
+def collection_rounds(file: h5py.File) -> list[dict[str, Any]]:
+    """The options of each round in which the file was collected: the first, then those of DAgger."""
+    rounds: list[dict[str, Any]] = json.loads(file["data"].attrs["collection"])
+    return rounds
+
+
+def attribute_text(value: str | bytes) -> str:
+    """A string attribute, whichever of HDF5's two kinds of string it was written as."""
+    return value.decode() if isinstance(value, bytes) else str(value)

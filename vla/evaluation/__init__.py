@@ -1,0 +1,1 @@
+"""Evaluated episodes: how they are run, stored, compared and reported."""

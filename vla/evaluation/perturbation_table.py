@@ -1,0 +1,160 @@
+"""An evaluation under perturbations: its cells, the file that lets a stopped run continue, the table and the plot."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vla.errors import UserError
+from vla.evaluation.episode import EpisodeResult
+from vla.evaluation.statistics import mcnemar, rate, success_interval
+from vla.files import atomic_path, write_text
+from vla.markdown import markdown_table
+from vla.sim.perturbations import AXES, Perturbation
+
+PERTURB_VERSION = 2
+"""Of the file. Files without one (docs/results/perturb.json) lack what each episode became, and are only shown."""
+UNPERTURBED = "none"
+"""The cell in which nothing is changed."""
+
+Cell = dict[str, Any]
+
+
+def measured_cell(perturbation: Perturbation | None, results: Sequence[EpisodeResult]) -> Cell:
+    """What is kept of the episodes under `perturbation`."""
+    failed = Counter(str(result.failed) for result in results if not result.success)
+    return {
+        "size": None if perturbation is None else AXES[perturbation.axis].sizes[perturbation.level - 1],
+        "lifted": sum(result.success for result in results),
+        "episodes": len(results),
+        "failed": dict(failed.most_common()),
+        "seed": [result.seed for result in results],
+        "success": [result.success for result in results],
+        "failed_condition": [result.failed for result in results],
+        "invalid": [result.invalid_reason for result in results],
+    }
+
+
+def write_cells(path: Path, asked: dict[str, Any], cells: dict[str, Cell]) -> None:
+    """Write the file: what was asked, and one line for each cell."""
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(cell)}" for name, cell in cells.items())
+    head = json.dumps({"perturb_version": PERTURB_VERSION, **asked}, indent=1).removesuffix("\n}")
+    write_text(path, f'{head},\n "cells": {{\n{lines}\n }}\n}}\n')
+
+
+def read_cells(path: Path, asked: dict[str, Any]) -> dict[str, Cell]:
+    """What a stopped run of the same question has measured already; nothing where there is no file.
+
+    Raises:
+        UserError: the file is damaged, or answers another question.
+    """
+    if not path.exists():
+        return {}
+    remedy = "give another --output-dir, or move the file away and run the same command again"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is damaged: it is not JSON; {remedy}") from None
+    if not isinstance(stored, dict) or not isinstance(stored.get("cells"), dict):
+        raise UserError(f"{path} is damaged, or is no result of --perturb: it holds no cells by name; {remedy}")
+    cells: dict[str, Cell] = stored.pop("cells")
+    wanted = json.loads(json.dumps({"perturb_version": PERTURB_VERSION, **asked}))
+    for name in (*wanted, *stored):
+        if stored.get(name) != wanted.get(name):
+            raise UserError(
+                f"{path} is of another run: {name} is {str(stored.get(name))[:80]} there, "
+                f"{str(wanted.get(name))[:80]} here; {remedy}"
+            )
+    first, last = wanted["seeds"]
+    for name, cell in cells.items():
+        problem = _problem(name, cell, list(range(first, last + 1)))
+        if problem:
+            raise UserError(f"{path} is damaged: the cell {name[:40]!r} {problem}; {remedy}")
+    return cells
+
+
+def _problem(name: str, cell: object, seeds: list[int]) -> str | None:
+    """What is wrong with a cell of a file, in words."""
+    axis, _, level = name.partition(":")
+    if name != UNPERTURBED and (axis not in AXES or level not in ("1", "2", "3")):
+        return f"names none of the perturbations {', '.join(AXES)} at a level from 1 to 3"
+    if not isinstance(cell, dict):
+        return f"holds {type(cell).__name__} where its counts should be"
+    size = None if name == UNPERTURBED else AXES[axis].sizes[int(level) - 1]
+    if cell.get("size") != size:
+        return f"was measured at the size {cell.get('size')}; now it is {size}"
+    if cell.get("seed") != seeds:
+        return "does not hold the seeds that it should"
+    success = cell.get("success")
+    if not isinstance(success, list) or any(met not in (True, False) for met in success) or len(success) != len(seeds):
+        return "does not say of each episode whether it succeeded"
+    if cell.get("lifted") != sum(success) or cell.get("episodes") != len(seeds):
+        return f"has {cell.get('lifted')} lifted of {cell.get('episodes')}, its episodes {sum(success)} of {len(seeds)}"
+    failed = cell.get("failed")
+    if not isinstance(failed, dict) or not all(isinstance(count, int) for count in failed.values()):
+        return "does not count the failures by condition"
+    return None
+
+
+def paired(base: Cell, cell: Cell) -> tuple[int, int] | None:
+    """Episodes that only `base` lifted, and those that only `cell` lifted, on the same seeds; None: not known.
+
+    Cells of old files hold totals. They suffice where the unperturbed arm lifted all.
+    """
+    if "success" in base and "success" in cell:
+        pairs = list(zip(base["success"], cell["success"], strict=True))
+        return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    if base["lifted"] == base["episodes"] == cell["episodes"]:
+        return cell["episodes"] - cell["lifted"], 0
+    return None
+
+
+def perturbation_table(cells: dict[str, Cell]) -> str:
+    """True success of each cell with its exact 95% interval, and the same seeds unperturbed against it."""
+    rows = []
+    for name, cell in cells.items():
+        axis, _, level = name.partition(":")
+        failed = ", ".join(f"{why.replace('_', ' ')} {count}" for why, count in cell["failed"].items())
+        if name == UNPERTURBED:
+            rows.append((name, "nothing changed", "", rate(cell["lifted"], cell["episodes"]), "", failed, ""))
+            continue
+        size = f"{cell.get('size', AXES[axis].sizes[int(level) - 1]):g} {AXES[axis].unit}".strip()
+        pair = paired(cells[UNPERTURBED], cell)
+        lost = "-" if pair is None else f"{pair[0]}, {pair[1]} (p = {mcnemar(*pair):.2g})"
+        rows.append(
+            (name, AXES[axis].what, size, rate(cell["lifted"], cell["episodes"]), lost, failed, AXES[axis].source)
+        )
+    head = ("perturbation", "what", "size", "truly lifted", "lost, won", "failures by condition", "size from")
+    return markdown_table(head, rows)
+
+
+def write_perturbation_plot(path: Path, cells: dict[str, Cell]) -> None:
+    """A picture of the same: a line of three levels for each axis, the unperturbed rate across all."""
+    from matplotlib.figure import Figure
+
+    axes = list(dict.fromkeys(name.partition(":")[0] for name in cells if name != UNPERTURBED))
+    columns = min(4, len(axes))
+    rows = -(-len(axes) // columns)
+    figure = Figure(figsize=(3 * columns, 2.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    base = cells[UNPERTURBED]["lifted"] / cells[UNPERTURBED]["episodes"]
+    for panel in panels[len(axes) :]:
+        panel.set_axis_off()
+    for panel, axis in zip(panels, axes, strict=False):
+        chosen = {level: cells[f"{axis}:{level}"] for level in (1, 2, 3) if f"{axis}:{level}" in cells}
+        rates = [cell["lifted"] / cell["episodes"] for cell in chosen.values()]
+        bounds = [success_interval(cell["lifted"], cell["episodes"]) for cell in chosen.values()]
+        errors = [[r - low for r, (low, _) in zip(rates, bounds, strict=True)]]
+        errors.append([high - r for r, (_, high) in zip(rates, bounds, strict=True)])
+        panel.axhline(base, linestyle=":", color="gray")
+        panel.errorbar(list(chosen), rates, yerr=errors, marker="o", capsize=3, color="#3b6ea5")
+        panel.set_title(axis, fontsize=9)
+        panel.set_xticks([1, 2, 3])
+        panel.set_ylim(-0.05, 1.05)
+    figure.supxlabel("level (dotted: unperturbed)", fontsize=9)
+    figure.supylabel("truly lifted, 95%", fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

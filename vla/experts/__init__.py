@@ -1,0 +1,1 @@
+"""Actors that have not learned: the scripted expert, DAgger's mixture, and controls."""

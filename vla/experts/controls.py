@@ -1,0 +1,41 @@
+"""Policies that must fail, and the expert that must not: what an evaluation is measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vla.experts.scripted import ExpertActor, ExpertConfig
+from vla.sim.config import ACTION_DIM, GRIPPER_CLOSE
+from vla.sim.env import Observation
+from vla.sim.rollout import Actor, Decision
+
+CONTROLS = ("zero", "random", "always-close", "nan", "expert")
+
+
+class _Control:
+    """Answers every observation in the same blind way."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode; `seed` draws the random actions."""
+        self._rng = np.random.default_rng([seed, 5])
+
+    def select_action(self, obs: Observation) -> Decision:
+        """(7,) of zeros, of uniform noise, zeros with a closing gripper, or not numbers at all."""
+        action = np.zeros(ACTION_DIM, dtype=np.float32)
+        if self._kind == "random":
+            action = self._rng.uniform(-1, 1, ACTION_DIM).astype(np.float32)
+        elif self._kind == "always-close":
+            action[-1] = GRIPPER_CLOSE
+        elif self._kind == "nan":
+            action[:] = np.nan
+        return Decision(action, action, source="policy")
+
+
+def control(kind: str) -> Actor:
+    """The control of that name, one of CONTROLS; the expert acts without noise."""
+    if kind == "expert":
+        return ExpertActor(ExpertConfig(noise_std=0.0, rotation_noise_std=0.0))
+    return _Control(kind)

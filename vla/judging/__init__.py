@@ -1,0 +1,1 @@
+"""The verdict on an episode, and what checks it."""

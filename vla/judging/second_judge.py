@@ -1,0 +1,249 @@
+"""A second judge: it applies the same rules to recorded states alone, and measures them by other means.
+
+It shares the thresholds (`vla.judging.verdict.Thresholds`) with the verdict, and no measurement: positions and forces
+come from another way through the model, velocities from Jacobians and, as a check of those, from the differences of
+successive states. Where the two judges disagree, one of them is wrong, and a person should look.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from vla.judging.verdict import Thresholds
+
+CONTROL_PERIOD_S = 0.05
+GRAVITY = 9.81
+"""m/s^2."""
+
+
+@dataclass(frozen=True)
+class SecondOpinion:
+    """What the second judge says of an episode."""
+
+    success: bool
+    held_steps: int
+    """Longest unbroken hold, in control steps."""
+    broken_rule: str | None
+    """Why the episode as a whole cannot count (its start, its physics); None: it can."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """One state, as this judge sees it."""
+
+    time_s: float
+    cube: np.ndarray
+    """(3,) world, metres."""
+    bottom_m: float
+    speed_mps: float
+    finger_gap_m: float
+    narrowest_m: float
+    reach_m: float
+    """Of the cube along the closing axis."""
+    push: tuple[np.ndarray, np.ndarray]
+    """(3,) newtons, normal forces of the left and the right finger on the cube."""
+    lift_n: float
+    """What all contacts together push the cube upwards with."""
+    weight_n: float
+    axis: np.ndarray
+    """(3,) unit vector from the left finger to the right one."""
+    touching: frozenset[str]
+    """What the cube touches: "left", "right", "else"."""
+    off_centre_m: tuple[float, float]
+    """Of the cube from the middle between the fingers: along the closing axis, and across it."""
+    in_hand: np.ndarray
+    """(3,) cube in the hand's frame, metres."""
+    turn_in_hand: Rotation
+    slip_mps: float
+    """Speed of the cube's centre against the point of the hand that is there."""
+    spin_radps: float
+
+
+def rejudge(
+    model: Any, target: str, states: Iterable[np.ndarray], actions: np.ndarray, limits: Thresholds | None = None
+) -> SecondOpinion:
+    """Judge an episode from its recording.
+
+    Args:
+        model: the `mujoco.MjModel` that the states belong to.
+        target: robosuite's name of the cube.
+        states: T + 1 full states (`Simulator.full_state`): at the start, and after each of T control steps.
+        actions: (T, 7) as executed; one more where it led to no state.
+    """
+    import mujoco
+
+    rules = limits or Thresholds()
+    data = mujoco.MjData(model)
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    views: list[_View] = []
+    for state in states:
+        if not np.isfinite(state).all():
+            return SecondOpinion(False, 0, "a state is not finite")
+        mujoco.mj_setState(model, data, state, kind)
+        mujoco.mj_forward(model, data)
+        views.append(_look(model, data, target))
+    if not np.isfinite(actions).all():
+        return SecondOpinion(False, 0, "an action is not finite")
+    if len(actions) != len(views) - 1:
+        return SecondOpinion(False, 0, f"{len(actions)} actions led to {len(views) - 1} states")
+    broken = _broken_rule(views, rules)
+    held = _longest_hold(views, [bool(action[-1] > 0) for action in actions], rules)
+    return SecondOpinion(broken is None and held >= rules.hold_steps, held, broken)
+
+
+def _broken_rule(views: Sequence[_View], rules: Thresholds) -> str | None:
+    if abs(views[0].bottom_m) > rules.max_start_height_m:
+        return "the cube did not begin on the table"
+    if views[0].speed_mps > rules.max_start_speed_mps:
+        return "the cube moved when the episode began"
+    for before, after in itertools.pairwise(views):
+        if not np.isclose(after.time_s - before.time_s, CONTROL_PERIOD_S, atol=1e-3):
+            return f"time went from {before.time_s:.3f} s to {after.time_s:.3f} s within a control step"
+    return None
+
+
+def _longest_hold(views: Sequence[_View], closing: Sequence[bool], rules: Thresholds) -> int:
+    longest = held = 0
+    carried, rested = True, rules.rest_steps  # the start is `_broken_rule`'s
+    origin: np.ndarray | None = None
+    for (before, now), told_to_close in zip(itertools.pairwise(views), closing, strict=True):
+        jumped = np.linalg.norm(now.cube - before.cube) > rules.max_jump_m
+        in_touch = bool(now.touching & {"left", "right"})
+        lies = abs(now.bottom_m) <= rules.on_table_m
+        if jumped or rested < rules.rest_steps:
+            quiet = lies and not jumped and not in_touch and now.speed_mps <= rules.max_start_speed_mps
+            rested = rested + 1 if quiet else 0
+        carried = not jumped and ((lies and rested >= rules.rest_steps) or (carried and in_touch))
+        place = now.in_hand if origin is None else origin
+        good = (
+            carried
+            and told_to_close
+            and now.bottom_m > rules.min_height_m
+            and now.touching == {"left", "right"}
+            and _is_squeezed(now, rules)
+            and now.lift_n >= rules.min_borne_weights * now.weight_n
+            and _keeps_still(before, now, rules)
+            and np.linalg.norm(now.in_hand - place) <= rules.max_drift_m
+        )
+        held, origin = (held + 1, place) if good else (0, None)
+        longest = max(longest, held)
+    return longest
+
+
+def _is_squeezed(view: _View, rules: Thresholds) -> bool:
+    slack = rules.fit_margin_m
+    along, across = view.off_centre_m
+    if not view.narrowest_m - slack <= view.finger_gap_m <= view.reach_m + slack:
+        return False
+    if along >= view.finger_gap_m / 2 or across > view.narrowest_m / 2:
+        return False
+    for force, inward in zip(view.push, (view.axis, -view.axis), strict=True):
+        squeeze = float(force @ inward)
+        if squeeze < rules.min_squeeze_n:
+            return False
+        if np.degrees(np.arctan2(np.linalg.norm(np.cross(force, inward)), squeeze)) > rules.max_squeeze_angle_deg:
+            return False
+    return True
+
+
+def _keeps_still(before: _View, now: _View, rules: Thresholds) -> bool:
+    speed = max(now.slip_mps, float(np.linalg.norm(now.in_hand - before.in_hand)) / CONTROL_PERIOD_S)
+    turned = float((now.turn_in_hand * before.turn_in_hand.inv()).magnitude())
+    spin = max(now.spin_radps, turned / CONTROL_PERIOD_S)
+    return speed <= rules.max_slip_speed_mps and spin <= rules.max_slip_spin_radps
+
+
+def _look(model: Any, data: Any, target: str) -> _View:
+    import mujoco
+
+    geom = data.geom(f"{target}_g0")
+    half = model.geom(f"{target}_g0").size
+    turn = geom.xmat.reshape(3, 3)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 3)).reshape(3, -1).T
+    corners = geom.xpos + (signs * half) @ turn.T  # (8, 3)
+    table = data.geom("table_collision")
+    table_top = table.xpos[2] + model.geom("table_collision").size[2]
+
+    # The fingers slide along the axes of their joints, which point from the right finger to the left one.
+    slide = data.joint("gripper0_right_finger_joint1").xaxis
+    axis = -slide / np.linalg.norm(slide)
+    pads = [data.geom(f"gripper0_right_finger{i}_pad_collision").xpos for i in (1, 2)]
+    if (pads[1] - pads[0]) @ axis < 0:
+        axis = -axis
+    middle = (pads[0] + pads[1]) / 2
+    offset = geom.xpos - middle
+    along = float(offset @ axis)
+
+    push, touching = _pushes(model, data, target)
+    hand = data.body("gripper0_right_right_gripper")
+    motion = [np.zeros((2, 3, model.nv)) for _ in range(2)]  # of the cube's centre, as a point of the cube and the hand
+    for jacobian, body in zip(motion, (model.body(f"{target}_main").id, hand.id), strict=True):
+        mujoco.mj_jac(model, data, jacobian[0], jacobian[1], geom.xpos, body)
+    slip, spin = (motion[0] - motion[1]) @ data.qvel
+    hand_turn = Rotation.from_matrix(hand.xmat.reshape(3, 3))
+    fingers = [data.joint(f"gripper0_right_finger_joint{i}").qpos[0] for i in (1, 2)]
+    return _View(
+        time_s=float(data.time),
+        cube=geom.xpos.copy(),
+        bottom_m=float(corners[:, 2].min() - table_top),
+        speed_mps=float(np.linalg.norm(motion[0][0] @ data.qvel)),
+        finger_gap_m=float(abs(fingers[0]) + abs(fingers[1])),
+        narrowest_m=float(2 * half.min()),
+        reach_m=float(np.ptp(corners @ axis)),
+        push=(push["left"], push["right"]),
+        lift_n=_lift(model, data, target),
+        weight_n=float(model.body(f"{target}_main").mass[0] * GRAVITY),
+        axis=axis,
+        touching=frozenset(touching),
+        off_centre_m=(abs(along), float(np.linalg.norm(offset - along * axis))),
+        in_hand=hand_turn.inv().apply(geom.xpos - hand.xpos),
+        turn_in_hand=hand_turn.inv() * Rotation.from_matrix(turn),
+        slip_mps=float(np.linalg.norm(slip)),
+        spin_radps=float(np.linalg.norm(spin)),
+    )
+
+
+def _pushes(model: Any, data: Any, target: str) -> tuple[dict[str, np.ndarray], set[str]]:
+    """The normal forces of both fingers on the cube, and what it touches."""
+    import mujoco
+
+    names = {}
+    for side, link, tip in (("left", "leftfinger", 1), ("right", "rightfinger", 2)):
+        names[model.body(f"gripper0_right_{link}").id] = side
+        names[model.body(f"gripper0_right_finger_joint{tip}_tip").id] = side
+    push = {"left": np.zeros(3), "right": np.zeros(3)}
+    touching = set()
+    for index in range(data.ncon):
+        contact = data.contact[index]
+        bodies = [int(model.geom_bodyid[g]) for g in (contact.geom1, contact.geom2)]
+        cube = model.body(f"{target}_main").id
+        if cube not in bodies:
+            continue
+        side = names.get(bodies[0] if bodies[1] == cube else bodies[1], "else")
+        touching.add(side)
+        if side == "else" or contact.efc_address < 0:
+            continue
+        # A normal force pushes the cube away from the other body's surface.
+        force = np.zeros(6)
+        mujoco.mj_contactForce(model, data, index, force)
+        normal = contact.frame.reshape(3, 3)[0] * (1 if bodies[1] == cube else -1)
+        push[side] = push[side] + force[0] * normal
+    return push, touching
+
+
+def _lift(model: Any, data: Any, target: str) -> float:
+    """What all contacts together push the cube upwards with, newtons."""
+    import mujoco
+
+    # The cube moves freely: the third of its coordinates is its height, and feels no joint, only contacts.
+    contact_types = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_FRICTIONLESS)  # and all that follow
+    by_contacts = np.where(data.efc_type >= contact_types, data.efc_force, 0.0)
+    on_coordinates = np.zeros(model.nv)
+    mujoco.mj_mulJacTVec(model, data, on_coordinates, by_contacts)
+    return float(on_coordinates[model.joint(f"{target}_joint0").dofadr[0] + 2])

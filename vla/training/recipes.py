@@ -1,0 +1,123 @@
+"""The two training recipes, side by side. `full` has the report's Table 3; `cpu` is what a laptop can afford."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vla.errors import UserError
+from vla.policies.preprocess import Augmentation, ImageSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of a training run; the defaults are the report's (Table 3, sec. 4.1.2)."""
+
+    image: ImageSpec = field(default_factory=ImageSpec)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    observation_horizon: int = 10
+    """T, frames that the policy sees (Table 3's sequence length)."""
+    epochs: int = 100
+    batch_windows: int = 8
+    """Windows in a batch (the report's "sequences")."""
+    windows_per_segment: int = 2
+    """Neighbouring windows served together: they share frames, so their number is cheap to raise."""
+    stride: int = 5
+    """Steps between the ends of successive windows."""
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 1e-6
+    warmup_fraction: float = 0.0
+    """Share of all steps over which the learning rate rises to its initial value."""
+    weight_decay: float = 1e-5
+    max_gradient_norm: float = 1.0
+    gripper_weight: float = 0.3
+    """Of the gripper's cross-entropy against the motion's MSE (sec. 7.5: a loss of its own)."""
+    gripper_loss: Literal["cross-entropy", "mse"] = "cross-entropy"
+    """mse: the report's, on the command in [-1, 1]."""
+    auxiliary_weight: float = 1.0
+    """Of the auxiliary head's MSE (decimetres squared)."""
+    chunk_discount: float = 0.5
+    """Weight of an action of the chunk relative to the one before it. The later ones depend on noise that is yet to
+    come, which no policy can know; weighted alike, they drown the first, the one that is executed."""
+    history_dropout: float = 0.5
+    """Share of training windows whose history is replaced by the present frame. Ten frames without motion occur in
+    the demonstrations only while the cube is held; a policy that reads its own standstill as "hold" never moves again
+    (the copycat problem, de Haan et al. 2019)."""
+    checkpoint_every: int = 10
+    """Epochs."""
+    rollout_every: int = 20
+    """Epochs between closed-loop validations."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "observation_horizon",
+            "epochs",
+            "batch_windows",
+            "windows_per_segment",
+            "stride",
+            "checkpoint_every",
+            "rollout_every",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("history_dropout", "chunk_discount", "warmup_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("weight_decay", "max_gradient_norm", "gripper_weight", "auxiliary_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be a number of at least 0, got {getattr(self, name)}")
+        if self.gripper_loss not in ("cross-entropy", "mse"):
+            raise UserError(f"gripper_loss must be cross-entropy or mse, got {self.gripper_loss}")
+        if not 0 < self.min_learning_rate <= self.learning_rate:
+            raise UserError(
+                f"--learning-rate must be at least the minimum {self.min_learning_rate}, got {self.learning_rate}"
+            )
+
+    def learning_rate_at(self, step: int, total_steps: int, restarts: int = 0) -> float:
+        """Cosine annealing (sec. 4.4.1) after the warm-up; with restarts, that many shorter ones in a row."""
+        cycle = math.ceil(total_steps / (restarts + 1))
+        cosine = math.cos(math.pi * (step % cycle) / cycle)
+        warmth = min(1.0, (step + 1) / max(1.0, self.warmup_fraction * total_steps))
+        low, high = self.min_learning_rate, self.learning_rate
+        return warmth * (low + (high - low) * (1 + cosine) / 2)
+
+    def with_changes(self, changes: Sequence[str], **options: Any) -> Recipe:
+        """This recipe with `name=value` changes of its numbers, and those that are options of their own.
+
+        Raises:
+            UserError: an unknown name, or a value of another kind.
+        """
+        kinds = {key: type(value) for key, value in vars(self).items() if isinstance(value, (int, float, str))}
+        parsed = dict(options)
+        for change in changes:
+            name, _, text = change.partition("=")
+            try:
+                parsed[name] = kinds[name](text)
+            except (KeyError, ValueError):
+                known = ", ".join(kinds)
+                raise UserError(f"--set {change}: give name=value with one of the recipe's: {known}") from None
+        return dataclasses.replace(self, **parsed)
+
+
+RECIPES = {
+    "full": Recipe(),
+    # The table's middle at the camera's own resolution: as sharp as 224 px of the whole picture, a third of the cost.
+    # Single frames from everywhere instead of ten neighbours: what a processor can encode, it spends on places it has
+    # not seen yet, and a policy without a history has no standstill to copy.
+    "cpu": Recipe(
+        image=ImageSpec(size_px=128, crop_top=20 / 224, crop_left=48 / 224, crop_size=128 / 224),
+        observation_horizon=1,
+        epochs=5,
+        batch_windows=32,
+        windows_per_segment=1,
+        stride=1,
+        learning_rate=1e-3,
+        warmup_fraction=0.05,
+        history_dropout=0.0,
+        checkpoint_every=5,
+        rollout_every=5,
+    ),
+}
