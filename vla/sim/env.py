@@ -6,6 +6,7 @@ reads `MUJOCO_GL` at import and that variable is chosen by `vla.sim.gl.select_ba
 
 from __future__ import annotations
 
+import importlib
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ class Simulator:
         gl.select_backend()
         # robosuite warns, at import and at every reset, of optional parts that Lift does not use.
         logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno > logging.WARNING)
+        if draws:
+            # A policy may be loaded later. Imported after the GL libraries, torchvision crashes (torch 2.12 with Mesa).
+            importlib.import_module("torchvision")
         import mujoco
         import robosuite
 

@@ -5,7 +5,6 @@ Spawned, not forked: a GL context made before a fork crashes the child.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import multiprocessing
 import os
@@ -119,8 +118,6 @@ def _initialise(config: EnvConfig, draws: bool) -> None:
     global _simulator
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=die_with_parent, daemon=True).start()
-    if draws:
-        importlib.import_module("torchvision")  # loaded behind the GL libraries instead, it crashes (torch 2.12, Mesa)
     _simulator = Simulator(config, draws)
 
 
