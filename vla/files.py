@@ -1,10 +1,12 @@
-"""Files that are either whole or absent, locks on what a run writes, and where the checkpoints are."""
+"""Files that are either whole or absent, locks on what a run writes, and the paths of the checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,10 @@ import filelock
 from vla.errors import UserError
 
 BEST = Path("checkpoints/best_model.pth")
-"""What training writes."""
+"""Checkpoint that training writes."""
 SHIPPED = Path("checkpoints/lift.pth")
-"""The reference policy that comes with the repository."""
-_TEMPORARY = ".tmp-"
+"""Checkpoint of the reference policy, which comes with the repository."""
+_TEMPORARY = re.compile(r"\.(?P<stem>.*)\.tmp-[0-9a-f]{12}(?P<suffix>\..*)?", re.DOTALL)
 
 
 def default_checkpoint() -> Path:
@@ -27,12 +29,12 @@ def default_checkpoint() -> Path:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it is synced and takes `path`'s place, on failure it is removed.
+    """Yield a temporary path to write to; it is synced and renamed to `path` on success, and removed on failure.
 
     Every writer has a temporary name of its own, so that two writers of one path never mix their contents.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}")  # the suffix matters
+    temporary = path.with_name(f".{path.stem}.tmp-{uuid.uuid4().hex[:12]}{path.suffix}")  # writers read the suffix
     try:
         yield temporary
         with open(temporary, "rb+") as written:  # Windows syncs writable handles only
@@ -44,33 +46,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def is_temporary(path: Path) -> bool:
     """Whether a file is one that `atomic_path` is writing, or that a killed process left behind."""
-    return path.name.startswith(".") and _TEMPORARY in path.name
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 @contextlib.contextmanager
-def run_lock(output: Path) -> Iterator[None]:
-    """Keep `output`, a folder or a file, for this run alone; what killed runs left half-written there is removed.
+def run_lock(output: Path, is_file: bool = False) -> Iterator[None]:
+    """Reserve a folder, or a file, for this run; removes what killed runs left half-written there.
 
-    The operating system releases the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends, however it ends. Subfolders are not reserved.
+
+    Args:
+        output: the folder or the file that this run writes; made where it does not exist.
+        is_file: `output` is a file: the other files of its folder stay free.
 
     Raises:
-        UserError: another run is writing there.
+        UserError: another run holds the lock.
     """
-    is_file = bool(output.suffix)
     folder = output.parent if is_file else output
     folder.mkdir(parents=True, exist_ok=True)
-    name = f".{output.name}.lock" if is_file else ".lock"
-    lock = filelock.FileLock(folder / name)
+    lock = filelock.FileLock(folder / (f".{output.name}.lock" if is_file else ".lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(
-            f"another run is writing to {output} (it holds {folder / name}); wait until it ends, or name another output"
+            f"another run is writing to {output} (it holds the lock {lock.lock_file}); "
+            "wait until it ends, or name another output"
         ) from None
+    except NotImplementedError:  # some network file systems
+        print(f"WARNING: {folder} cannot be locked; make sure that no other run writes to {output}", file=sys.stderr)
     try:
-        pattern = f".{output.stem}{_TEMPORARY}*" if is_file else f".*{_TEMPORARY}*"
-        for leftover in folder.glob(pattern):
-            leftover.unlink(missing_ok=True)
+        for path in folder.iterdir():
+            leftover = _TEMPORARY.fullmatch(path.name)
+            if leftover and (
+                not is_file or (leftover["stem"], leftover["suffix"] or "") == (output.stem, output.suffix)
+            ):
+                path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
