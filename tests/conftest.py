@@ -65,6 +65,14 @@ def demo_file(sim: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say below pytest's own last line that the browser tests were left out: a count of skipped tests hides it."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = [] if reporter is None else reporter.stats.get("skipped", [])
+    if any("test_browser" in report.nodeid for report in skipped):
+        print("NOT RUN: the page's browser tests, for want of Chromium; `make test-web` installs one and runs them")
+
+
 def run_script(
     *arguments: str | Path, cwd: Path = ROOT, timeout: float = 300, **variables: str
 ) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ reads `MUJOCO_GL` at import and that variable is chosen by `vla.sim.gl.select_ba
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 from contextlib import ExitStack
@@ -85,6 +86,11 @@ class Simulator:
         self._scratch = mujoco.MjData(self.model)
         size_px = self.config.image_size_px
         self._renderer = mujoco.Renderer(self.model, size_px, size_px) if draws else None
+        self._release = ExitStack()
+        if self._renderer is not None:
+            self._release.callback(self._renderer.close)
+            # At the interpreter's end a GL context that is still open can no longer be released, and says so at length.
+            atexit.register(self._release.close)
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # collision shapes
         self._closing_commanded = False
@@ -109,8 +115,7 @@ class Simulator:
 
     def close(self) -> None:
         """Release the GL context."""
-        if self._renderer is not None:
-            self._renderer.close()
+        self._release.close()
 
     def reset(self, seed: int) -> Observation:
         """Start the episode of `seed`: the same seed gives the same episode, in any process."""
