@@ -1,9 +1,9 @@
 """Collect demonstrations of the Lift task with the scripted expert (report sec. 3).
 
-Reads nothing. Writes the HDF5 file of demonstrations and a video with an overlay. Only episodes that
-pass the verdict are kept; the rest are counted, with their reasons. Stopped half-way, the same command
-goes on where it stopped. With --dagger, adds episodes to the file in which a trained policy acts first and the expert
-labels what it meets.
+Reads nothing. Writes the HDF5 file of demonstrations, and videos of some of them. Only episodes that pass the verdict
+are kept; the others are counted, with their reasons. After an interruption, the same command continues where the first
+one stopped. With --dagger, the script adds episodes to the file in which a trained policy acts first, and the expert
+labels the states that it leads to.
 
     python 1_collect_demos.py
     python 1_collect_demos.py --num-episodes 50 --dagger checkpoints/best_model.pth
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
@@ -25,23 +24,33 @@ import h5py
 from tqdm import tqdm
 
 from vla.demos.dataset_table import dataset_table
+from vla.demos.parts import prepare_parts, remove_parts
 from vla.demos.recorder import RecordTask, record_in_worker
-from vla.demos.schema import SCHEMA_VERSION, collection_rounds, demo_names, merge, open_demos, read_demo
+from vla.demos.schema import (
+    collection_rounds,
+    demo_names,
+    is_collected,
+    merge,
+    move_away_command,
+    open_demos,
+    read_demo,
+)
 from vla.errors import UserError, run_script
 from vla.evaluation.video import demo_frames, write_video
 from vla.experts.scripted import ExpertConfig
-from vla.files import sha256, write_text
+from vla.files import run_lock, sha256
 from vla.policies.checkpoint import load_checkpoint
 from vla.policies.instructions import instruction_for
 from vla.sim import gl
-from vla.sim.config import TRAIN_SEEDS, EnvConfig, installed_versions, version_drift
+from vla.sim.config import TRAIN_SEEDS, EnvConfig, version_drift
 from vla.sim.workers import simulator_pool
 
 ATTEMPTS_PER_DEMO = 5
+"""Seeds that are tried for one demonstration."""
 ROTATION_NOISE = ExpertConfig.rotation_noise_std / ExpertConfig.noise_std
 """Rotation noise for each unit of position noise."""
 DETOURS, SLIPS = 3, 1
-"""Deliberate mistakes in a recovery demonstration, at most."""
+"""Largest number of deliberate mistakes in a demonstration of recovery."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +60,30 @@ class CollectOptions:
     output: Path = Path("data/lift_demos.hdf5")
     """HDF5 file to write."""
     num_episodes: int = 150
-    """Demonstrations to keep: three times the report's 50, because they are cheap and each shows other mistakes."""
+    """Demonstrations to keep. The default is three times the report's 50: they are cheap, and each shows other
+    mistakes."""
     seed: int = 0
-    """First episode seed; demonstration i tries seed + 5 i and up to four seeds after it."""
+    """Seed of the first episode; demonstration i tries seed + 5 i and up to four seeds after it."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
     max_steps: int = 200
-    """Control steps (20 per second) after which an episode has failed."""
+    """Control steps (20 per second) after which an episode counts as failed."""
     noise_std: float = ExpertConfig.noise_std
-    """Noise on the executed position action before the grasp, in action units (1.0 = 5 cm); 0 = none.
-    The recorded label stays clean (DART)."""
+    """Noise on the executed position action before the grasp, in action units (1.0 = 5 cm); 0 switches it off.
+    The recorded label has no noise (DART)."""
     recovery_fraction: float = 1.0
     """Share of episodes with deliberate mistakes: up to three detours to a random place around the cube, some with
     closed fingers, and a slip. The labels show the way back."""
     dagger: Path | None = None
-    """Checkpoint of a policy that acts for the first 20-99 steps of each episode while the expert labels, and then
-    takes over; the episodes are added to OUTPUT."""
+    """Checkpoint of a policy that acts for the first 20-99 steps of each episode while the expert labels; then the
+    expert takes over. The episodes are added to OUTPUT."""
     videos_dir: Path = Path("videos")
     """Folder of the videos."""
     video_episodes: tuple[int, ...] = (10,)
-    """Demonstrations, counted from 1, to make a video of; none: give the option without a value."""
+    """Demonstrations, counted from 1, to make a video of. Without a value, the option means none."""
     overwrite: bool = False
-    """Replace an existing file, and forget a collection that was interrupted with other options."""
+    """Replace an existing file of demonstrations, and discard an interrupted collection that had other options. A file
+    that this script did not write is never replaced."""
 
     def __post_init__(self) -> None:
         if self.num_episodes < 1:
@@ -95,12 +106,11 @@ class CollectOptions:
             )
 
     def seeds(self, demos: range) -> range:
-        """Those that demonstrations of these numbers may try."""
-        first, end = (self.seed + ATTEMPTS_PER_DEMO * number for number in (demos.start, demos.stop))
-        return range(first, end)
+        """Seeds that the demonstrations of these numbers may try."""
+        return range(self.seed + ATTEMPTS_PER_DEMO * demos.start, self.seed + ATTEMPTS_PER_DEMO * demos.stop)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the content of the file, as JSON types."""
+        """The options that decide the content of the file, as JSON types."""
         return {
             "num_episodes": self.num_episodes,
             "seed": self.seed,
@@ -111,10 +121,11 @@ class CollectOptions:
         }
 
     def expert(self, index: int) -> ExpertConfig:
-        """The expert of demonstration `index`; those with mistakes are spread evenly."""
+        """The expert's configuration for demonstration `index`; demonstrations with mistakes are spread evenly."""
         fraction = self.recovery_fraction
-        # A policy makes mistakes of its own.
-        recovers = self.dagger is None and math.floor((index + 1) * fraction) > math.floor(index * fraction)
+        recovers = math.floor((index + 1) * fraction) > math.floor(index * fraction)
+        if self.dagger is not None:  # the policy makes mistakes of its own
+            recovers = False
         return ExpertConfig(
             noise_std=self.noise_std,
             rotation_noise_std=ROTATION_NOISE * self.noise_std,
@@ -126,59 +137,78 @@ class CollectOptions:
 def main(options: CollectOptions) -> None:
     gl.select_backend()
     if options.dagger is not None:
-        load_checkpoint(options.dagger)  # what is wrong with it is told here, in one line, not by a worker
-    rounds, rejected = _rounds(options)
-    if options.settings() not in rounds:
-        env = EnvConfig(horizon_steps=options.max_steps)
-        base = options.output if rounds else None
-        parts = _prepare_parts(options, first=0 if base is None else _first_of_round(options, base))
-        reasons = _collect(options, env, parts)
-        attributes = {
-            "env_args": env.to_env_args(),
-            "collection": json.dumps([*rounds, options.settings()]),
-            "rejected": json.dumps(rejected + _rejections(parts, reasons)),
-        }
-        merge(list(parts.values()), options.output, attributes, base)
-        shutil.rmtree(_parts_dir(options))
-    with open_demos(options.output) as file:
-        print(dataset_table(file, options.output))
-        _write_videos(file, options)
-
-
-def _rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
-    """The rounds that the file's content stands for, and their rejected episodes; none where it is to be replaced."""
+        load_checkpoint(options.dagger)  # a broken checkpoint is reported here, in one line, not by a worker
     if options.output.is_dir():
         raise UserError(f"--output {options.output} is a folder; name a file in it")
-    if options.dagger is None and (options.overwrite or not options.output.exists()):
+    with run_lock(options.output, is_file=True):
+        rounds, rejected = _collected_rounds(options)
+        if options.settings() not in rounds:
+            _collect_round(options, rounds, rejected)
+        with open_demos(options.output) as file:
+            print(dataset_table(file, options.output))
+            _write_videos(file, options)
+
+
+def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """The rounds that the file holds, and their rejected episodes; both empty where a new file is to be written.
+
+    Raises:
+        UserError: the file must not be replaced, or cannot be added to.
+    """
+    output = options.output
+    if output.exists() and not is_collected(output):
+        raise UserError(
+            f"{output} was not written by 1_collect_demos.py, or it is broken, and it is never replaced; "
+            f"name another --output, or move it away: {move_away_command(output)}"
+        )
+    if options.dagger is None and (options.overwrite or not output.exists()):
         return [], []
-    with open_demos(options.output) as file:
+    with open_demos(output) as file:
         rounds = collection_rounds(file)
         rejected: list[tuple[int, str]] = json.loads(file["data"].attrs["rejected"])
+        demos = len(file["data"])
     if options.settings() in rounds:
-        shutil.rmtree(_parts_dir(options), ignore_errors=True)  # left by a kill between the last two steps
-        # A round of DAgger stands on those before it: it can be followed by another, not collected again.
+        remove_parts(output)  # an earlier run may have been killed between its last two steps
+        # A round of DAgger builds on the rounds before it: another one can follow, but it cannot be repeated.
         more = "--overwrite collects it again" if options.dagger is None else "another --seed adds another round"
-        print(f"{options.output} is already complete with these settings ({more})")
+        print(f"{output} is already complete with these settings ({more})")
     elif options.dagger is None:
         raise UserError(
-            f"{options.output} was collected with {rounds}, asked for {options.settings()}; "
-            "add --overwrite to replace it, or name another --output"
+            f"{output} was collected with {rounds}, asked for {options.settings()}; "
+            f"name another --output (or give up its {demos} demonstrations with --overwrite)"
         )
     return rounds, rejected
 
 
+def _collect_round(options: CollectOptions, rounds: list[dict[str, Any]], rejected: list[tuple[int, str]]) -> None:
+    """Collect the demonstrations that are asked for, and write them to the file, after those of earlier rounds."""
+    env = EnvConfig(horizon_steps=options.max_steps)
+    base = None if options.dagger is None else options.output
+    first = 0 if base is None else _first_of_round(options, base)
+    numbers = range(first, first + options.num_episodes)
+    parts = prepare_parts(options.output, options.settings(), numbers, options.overwrite)
+    reasons = _record_parts(options, env, parts)
+    attributes = {
+        "env_args": env.to_env_args(),
+        "collection": json.dumps([*rounds, options.settings()]),
+        "rejected": json.dumps(rejected + _rejections(parts, reasons)),
+    }
+    merge(list(parts.values()), options.output, attributes, base)
+    remove_parts(options.output)
+
+
 def _first_of_round(options: CollectOptions, base: Path) -> int:
-    """The number of the first demonstration that is added to `base`.
+    """Number of the first demonstration that is added to `base`.
 
     Raises:
-        UserError: the file is of another simulator, or the new episodes would be no new ones.
+        UserError: the file was recorded with another simulator, or holds episodes of the same seeds.
     """
     with open_demos(base) as file:
         drift = version_drift(file["data"].attrs["env_args"])
         if drift:
             raise UserError(
                 f"{base} was collected with other versions ({drift}), and one file holds one simulator's episodes; "
-                "name another --output, or collect anew with --overwrite"
+                "collect demonstrations with these versions into another --output first, without --dagger"
             )
         first = len(file["data"])
         used = {int(demo.attrs["seed"]) for demo in file["data"].values()}
@@ -192,34 +222,8 @@ def _first_of_round(options: CollectOptions, base: Path) -> int:
     return first
 
 
-def _parts_dir(options: CollectOptions) -> Path:
-    return options.output.with_name(f"{options.output.name}.parts")
-
-
-def _prepare_parts(options: CollectOptions, first: int) -> dict[int, Path]:
-    """A path for each demonstration from number `first` on, in a folder that remembers the settings of an interrupted
-    collection."""
-    folder = _parts_dir(options)
-    settings = folder / "settings.json"
-    asked = {**options.settings(), "versions": installed_versions(), "schema_version": SCHEMA_VERSION}
-    begun = json.loads(settings.read_text()) if settings.exists() else asked
-    if begun != asked:
-        if not options.overwrite:
-            there, here = (
-                {name: side.get(name) for name in asked if begun.get(name) != asked[name]} for side in (begun, asked)
-            )
-            raise UserError(
-                f"{folder} holds an interrupted collection with {there}, this one has {here}; "
-                "finish it with that command and those versions, or add --overwrite to forget it"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(settings, json.dumps(asked))
-    return {index: folder / f"demo_{index:05d}.hdf5" for index in range(first, first + options.num_episodes)}
-
-
-def _collect(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) -> list[str]:
-    """Record every part that is not there yet; return why episodes were rejected on the way."""
+def _record_parts(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) -> list[str]:
+    """Record every part that does not exist yet; returns the reasons for which episodes were rejected."""
     tasks = [
         RecordTask(
             part=part,
@@ -240,7 +244,7 @@ def _collect(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) ->
         futures: list[Future[list[tuple[int, str]]]] = [pool.submit(record_in_worker, task) for task in tasks]
         try:
             for future in as_completed(futures):
-                future.result()  # a full disk ends the collection at the first demonstration that meets it
+                future.result()  # a full disk ends the collection at the first demonstration that cannot be written
                 bar.update()
             return [reason for future in futures for _, reason in future.result()]
         except BaseException:
@@ -249,17 +253,18 @@ def _collect(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) ->
 
 
 def _rejections(parts: dict[int, Path], reasons: list[str]) -> list[tuple[int, str]]:
-    """(seed, reason) of every rejected episode; `reasons` are those of this run.
+    """Seed and reason of every rejected episode, read from the parts; `reasons` are those of this run.
 
     Raises:
-        UserError: a demonstration that no seed could give.
+        UserError: all seeds of a demonstration were rejected.
     """
     missing = [part.stem for part in parts.values() if not part.exists()]
     if missing:
         raise UserError(
             f"{len(missing)} demonstrations failed on all of their {ATTEMPTS_PER_DEMO} seeds, such as {missing[0]}: "
             f"{Counter(reasons).most_common(1)[0][0]}; "
-            "use a smaller --noise-std or a larger --max-steps, with --overwrite"
+            "give a smaller --noise-std or a larger --max-steps, and another --output (or give up the "
+            f"{len(parts) - len(missing)} recorded demonstrations with --overwrite)"
         )
     rejected: list[tuple[int, str]] = []
     for part in parts.values():

@@ -1,4 +1,4 @@
-"""Shared by all tests: one real simulator, one expert episode, one small file of demonstrations."""
+"""Fixtures of all tests: a real simulator, an expert episode, demonstrations; and how the tests run the scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ears_for_ctrl_c() -> None:
-    """A shell without job control starts what runs in its background deaf to SIGINT, and the scripts under test would
-    inherit that."""
+def _restore_ctrl_c() -> None:
+    """Let the scripts under test receive SIGINT: they would inherit that it is ignored, as a shell without job control
+    sets it for its background processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -42,17 +43,14 @@ def sim() -> Iterator[Simulator]:
 def expert_episode(sim: Simulator) -> tuple[list[Step], Judge]:
     """An expert episode without noise, and its verdict."""
     judge = Judge()
-    steps = list(
-        rollout(
-            sim, ExpertActor(ExpertConfig(noise_std=0.0, rotation_noise_std=0.0)), "Pick up the cube", 3, 200, judge
-        )
-    )
+    expert = ExpertActor(ExpertConfig(noise_std=0.0, rotation_noise_std=0.0))
+    steps = list(rollout(sim, expert, "Pick up the cube", 3, 200, judge))
     return steps, judge
 
 
 @pytest.fixture(scope="session")
 def demo_file(sim: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three demonstrations, written the way the collection writes them."""
+    """A file of three demonstrations, written as the collection writes it."""
     folder = tmp_path_factory.mktemp("demos")
     parts = []
     for index in range(3):
@@ -63,6 +61,17 @@ def demo_file(sim: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     attributes = {"env_args": EnvConfig().to_env_args(), "collection": json.dumps([]), "rejected": json.dumps([])}
     merge(parts, output, attributes)
     return output
+
+
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `1_collect_demos.py` ran: three demonstrations, and what it printed in collect.txt."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    arguments = ("--num-episodes", "3", "--video-episodes", "2", "--workers", "2")
+    done = run_script(ROOT / "1_collect_demos.py", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "collect.txt").write_text(done.stdout)
+    return folder
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -76,7 +85,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def run_script(
     *arguments: str | Path, cwd: Path = ROOT, timeout: float = 300, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the scripts as a user would."""
+    """Run one of the scripts as a user would; `variables` are added to its environment."""
     command = [sys.executable, *(str(argument) for argument in arguments)]
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env, check=False)
@@ -91,3 +100,11 @@ def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> No
     assert lines[0].startswith("error: ")
     for word in words:
         assert word in lines[0]
+
+
+def wait_for(met: Callable[[], bool], seconds: float = 240) -> None:
+    """Wait until `met` returns True; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, f"nothing happened for {seconds} s"
+        time.sleep(0.02)

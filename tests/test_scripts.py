@@ -1,4 +1,4 @@
-"""The scripts as commands, in the real simulator: collect, inspect, train, resume, evaluate; and their errors."""
+"""The scripts as commands, in the real simulator: inspect, train, resume, evaluate; and what they say of mistakes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -20,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, assert_user_error, run_script
+from tests.conftest import ROOT, assert_user_error, run_script, wait_for
 from vla.demos.schema import demo_names
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import sha256
@@ -47,76 +45,14 @@ QUICK_TRAINING = (
 )
 
 
-def _wait_for(met: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the pipeline ran once, on a tiny budget."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    collected = run_script(
-        ROOT / "1_collect_demos.py", "--num-episodes", "3", "--video-episodes", "2", "--workers", "2", cwd=folder
-    )
-    assert collected.returncode == 0, collected.stderr
-    (folder / "collect.txt").write_text(collected.stdout)
+def workspace(collected: Path) -> Path:
+    """The folder of the collection, in which training ran too, on a tiny budget."""
+    folder = collected
     trained = run_script(ROOT / "4_train.py", *QUICK_TRAINING, cwd=folder)
     assert trained.returncode == 0, trained.stderr
     (folder / "train.txt").write_text(trained.stdout)
     return folder
-
-
-def test_collection_reports_and_films(workspace: Path) -> None:
-    text = (workspace / "collect.txt").read_text()
-    assert "| Total episodes                       | 50            | 3" in text
-    frames = imageio.mimread(workspace / "videos/data_demo_ep2.mp4", memtest=False)
-    assert len(frames) > 30
-    assert frames[0].shape == (448, 800, 3)
-    assert not list((workspace / "data").glob("*.parts"))
-
-
-def test_collection_does_not_repeat_or_clobber(workspace: Path) -> None:
-    before = (workspace / "data/lift_demos.hdf5").stat().st_mtime_ns
-    again = run_script(ROOT / "1_collect_demos.py", "--num-episodes", "3", "--video-episodes", cwd=workspace)
-    assert again.returncode == 0, again.stderr
-    assert "already complete" in again.stdout
-    parts = workspace / "data/new.hdf5.parts"
-    parts.mkdir()
-    (parts / "settings.json").write_text(json.dumps({"versions": {"mujoco": "1.0"}}))
-    mixed = run_script(ROOT / "1_collect_demos.py", "--output", "data/new.hdf5", cwd=workspace)
-    assert_user_error(mixed, "interrupted collection", "'mujoco': '1.0'", "--overwrite")
-    shutil.rmtree(parts)
-    other = run_script(ROOT / "1_collect_demos.py", "--num-episodes", "4", cwd=workspace)
-    assert_user_error(other, "--overwrite")
-    assert (workspace / "data/lift_demos.hdf5").stat().st_mtime_ns == before
-
-
-def test_killed_collection_continues_to_the_same_episodes(workspace: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "1_collect_demos.py"),
-        "--num-episodes",
-        "4",
-        "--workers",
-        "1",
-        "--video-episodes",
-    ]
-    victim = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
-    parts = tmp_path / "data/lift_demos.hdf5.parts"
-    _wait_for(lambda: len(list(parts.glob("demo_*.hdf5"))) >= 2)
-    os.killpg(victim.pid, signal.SIGKILL)
-    victim.wait()
-    assert not (tmp_path / "data/lift_demos.hdf5").exists()
-    done = run_script(*command[1:], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "continuing" in done.stdout
-    with h5py.File(tmp_path / "data/lift_demos.hdf5") as here, h5py.File(workspace / "data/lift_demos.hdf5") as there:
-        for name in ("demo_0", "demo_1", "demo_2"):
-            for key in ("images", "actions", "states"):
-                np.testing.assert_array_equal(here[f"data/{name}/{key}"], there[f"data/{name}/{key}"])
 
 
 def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tmp_path: Path, sim: Simulator) -> None:
@@ -273,7 +209,7 @@ def test_resumed_training_equals_unbroken_training(workspace: Path, tmp_path: Pa
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     last = tmp_path / "checkpoints/last.pth"
-    _wait_for(last.exists)
+    wait_for(last.exists)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.wait()
     assert torch.load(last, weights_only=True)["training"]["epoch"] == 1
@@ -443,20 +379,3 @@ def test_help_names_the_options(script: str, options: tuple[str, ...], tmp_path:
     for option in options:
         assert option in done.stdout
     assert "default" in done.stdout
-
-
-def test_gl_backend_that_does_not_work_is_told_in_one_line(tmp_path: Path) -> None:
-    done = run_script(ROOT / "1_collect_demos.py", "--num-episodes", "1", cwd=tmp_path, MUJOCO_GL="nonesuch")
-    assert_user_error(done, "MUJOCO_GL=nonesuch", "apt-get install")
-
-
-def test_interrupted_collection_says_how_to_continue(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "1_collect_demos.py"), "--num-episodes", "8"]
-    victim = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    parts = tmp_path / "data/lift_demos.hdf5.parts"
-    _wait_for(lambda: bool(list(parts.glob("demo_*.hdf5"))))
-    os.killpg(victim.pid, signal.SIGINT)
-    _, errors = victim.communicate(timeout=60)
-    assert victim.returncode == 130
-    assert "run the same command again; it continues" in errors
-    assert "Traceback" not in errors

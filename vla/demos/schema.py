@@ -1,7 +1,7 @@
-"""The HDF5 file of demonstrations: its keys, how it is written, read and checked.
+"""The HDF5 file of demonstrations: how it is written, checked and read.
 
-The layout is the report's (sec. 3.5), widened by what replay and audit need, and a superset of
-robomimic's. docs/dataset.md describes every key.
+The layout is the report's (sec. 3.5), extended by what replay and audit need, and a superset of robomimic's.
+docs/dataset.md describes every key.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from vla.sim.config import ACTION_DIM
 
 SCHEMA_VERSION = 4
 
-# gzip is the one strong filter that every h5py can read. Its window is 32 KiB: a chunk of 16 frames of
-# one 28x28 tile (37 KiB) lets it see the same tile in the frame before, and most tiles never change.
 IMAGE_CHUNK = (16, 28, 28, 3)
+"""Frames, rows, columns and channels of a compressed chunk. gzip is the one strong filter that every h5py can read, and
+its window is 32 KiB: in a chunk of 16 frames of one 28x28 tile (37 KiB), it still sees the tile of the previous frame,
+and most tiles never change."""
 GZIP_LEVEL = 9
 
 VALID_FRACTION = 0.1
+"""Share of each round's demonstrations that is kept for validation."""
 
 _ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
 _DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence", "start_evidence")
@@ -43,31 +46,31 @@ class Demo:
     instruction: str
     seed: int
     images: np.ndarray
-    """(T, H, W, 3) uint8, before the action."""
+    """(T, H, W, 3) uint8 RGB, before the action."""
     actions: np.ndarray
-    """(T, 7) float32 in [-1, 1], the expert's clean answer: what to imitate."""
+    """(T, 7) float32 in [-1, 1], the expert's action without noise: what to imitate."""
     executed_actions: np.ndarray
-    """(T, 7) float32 in [-1, 1], what was executed, noise included: what to replay."""
+    """(T, 7) float32 in [-1, 1], the action that was executed, noise included: what to replay."""
     rewards: np.ndarray
     """(T,) float32, robosuite's shaped reward after the action."""
     states: np.ndarray
     """(T, 1 + nq + nv) float64, simulator state before the action."""
     phases: np.ndarray
-    """(T,) bytes, the expert's phase."""
+    """(T,) bytes, the expert's phase (`vla.experts.scripted.PHASES`)."""
     sources: np.ndarray
     """(T,) bytes, who chose the executed action (`vla.sim.rollout.Decision.source`)."""
     observations: Mapping[str, np.ndarray]
-    """Low-dimensional observations before the action, (T, n) each, by robomimic's names."""
+    """Low-dimensional observations before the action, (T, n) each, under robomimic's names."""
     evidence: Mapping[str, np.ndarray]
-    """`vla.judging.verdict.Evidence` after the action, (T, ...) for each field."""
+    """Fields of `vla.judging.verdict.Evidence` after the action, (T, ...) each."""
     start_evidence: Evidence
-    """Of the state that the episode began in."""
+    """Evidence of the state that the episode began in."""
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def judges(self) -> Iterator[Judge]:
-        """The verdict after each step, from the recorded evidence; the same object, updated."""
+        """Judge the recorded evidence again; yields the judge after each step, always the same object."""
         judge = Judge()
         judge.start(self.start_evidence)
         for row in range(len(self)):
@@ -76,11 +79,12 @@ class Demo:
 
 
 def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
-    """Write one demonstration into its (empty) group."""
+    """Write one demonstration into an empty group; `model_xml` is the MuJoCo model of its scene."""
     chunk = tuple(min(size, limit) for size, limit in zip(demo.images.shape, IMAGE_CHUNK, strict=True))
     group.create_dataset("images", data=demo.images, chunks=chunk, compression="gzip", compression_opts=GZIP_LEVEL)
-    for name in ("actions", "executed_actions", "rewards", "states", "phases", "sources"):
-        group.create_dataset(name, data=getattr(demo, name))
+    for name in _ARRAYS:
+        if name != "images":
+            group.create_dataset(name, data=getattr(demo, name))
     dones = np.zeros(len(demo), dtype=np.uint8)
     dones[-1] = 1
     group.create_dataset("dones", data=dones)
@@ -100,7 +104,7 @@ def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
 
 
 def read_demo(group: h5py.Group) -> Demo:
-    """Read one demonstration whole."""
+    """Read all of one demonstration into memory."""
     observations = {name: data[:] for name, data in group["obs"].items() if name != "agentview_image"}
     return Demo(
         instruction=attribute_text(group.attrs["language_instruction"]),
@@ -113,9 +117,13 @@ def read_demo(group: h5py.Group) -> Demo:
 
 
 def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any], base: Path | None = None) -> None:
-    """Copy the one demonstration of each part into `output` as demo_0, demo_1, ..., with the split masks.
+    """Copy the demonstration of each part into `output` as demo_0, demo_1, ..., and write the split masks.
 
-    Those of `base` (a file of demonstrations, which may be `output` itself) come first and keep their split.
+    Args:
+        parts: files that `vla.demos.recorder.record` wrote, one demonstration each.
+        output: file to write; an existing one is replaced when the new one is whole.
+        attributes: attributes of the group `data`.
+        base: a file of demonstrations, which may be `output` itself; they come first and keep their split.
     """
     with atomic_path(output) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_group("data")
@@ -134,11 +142,26 @@ def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any], base: 
         data.attrs["schema_version"] = SCHEMA_VERSION
         for name, value in attributes.items():
             data.attrs[name] = value
-        # The last tenth by index: instructions alternate, so both sides hold every wording.
+        # The last tenth by index. Instructions alternate, so that both splits hold every wording.
         names = [f"demo_{index}".encode() for index in range(first, first + len(parts))]
         kept_back = max(1, round(VALID_FRACTION * len(names))) if len(names) > 1 else 0
         file["mask/train"] = np.array(train + names[: len(names) - kept_back], dtype="S16")
         file["mask/valid"] = np.array(valid + names[len(names) - kept_back :], dtype="S16")
+
+
+def is_collected(path: Path) -> bool:
+    """Whether the collection wrote this file, in any version of the schema; False for a file that cannot be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            data = file.get("data")
+            return data is not None and {"schema_version", "collection"} <= set(data.attrs)
+    except OSError:
+        return False
+
+
+def move_away_command(path: Path) -> str:
+    """Shell command that renames a file, without replacing another one."""
+    return f"mv -n {shlex.quote(str(path))} {shlex.quote(f'{path}.old')}"
 
 
 @contextlib.contextmanager
@@ -146,27 +169,37 @@ def open_demos(path: Path) -> Iterator[h5py.File]:
     """Open a demonstration file that has been checked.
 
     Raises:
-        UserError: missing, truncated, of another schema or empty.
+        UserError: the file is missing, truncated, of another schema, or holds no whole demonstrations.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it")
     if not path.is_file():
         raise UserError(f"no demonstrations at {path}; collect them with: python 1_collect_demos.py --output {path}")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(
-            f"{path} is not a whole HDF5 file ({str(error).splitlines()[0]}); "
-            f"collect again with: python 1_collect_demos.py --output {path} --overwrite"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a whole HDF5 file ({reason}); {_collect_again(path)}") from None
     with file:
         _check_schema(file, path)
         yield file
 
 
+def _collect_again(path: Path) -> str:
+    """Remedy for a broken file. It never overwrites the file, which may be the only copy of somebody's data."""
+    return f"move it away ({move_away_command(path)}) and collect anew: python 1_collect_demos.py --output {path}"
+
+
 def _check_schema(file: h5py.File, path: Path) -> None:
-    remedy = f"collect again with: python 1_collect_demos.py --output {path} --overwrite"
     data = file.get("data")
-    found = data.attrs.get("schema_version") if data is not None else None
-    if data is None or found != SCHEMA_VERSION:
+    if data is None or "schema_version" not in data.attrs:
+        raise UserError(
+            f"{path} is no file of 1_collect_demos.py: it has no schema version; "
+            "give one that it wrote, or make one with: python 1_collect_demos.py --output ANOTHER_FILE"
+        )
+    remedy = _collect_again(path)
+    found = data.attrs["schema_version"]
+    if found != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; {remedy}")
     if len(data) == 0:
         raise UserError(f"{path} holds no episodes; {remedy}")
@@ -188,17 +221,17 @@ def _check_schema(file: h5py.File, path: Path) -> None:
 
 
 def demo_names(file: h5py.File, split: str | None = None) -> list[str]:
-    """Names of the demonstrations in order; `split` is 'train' or 'valid', None for all."""
+    """Names of the demonstrations in order: those of a split, 'train' or 'valid', or all (None)."""
     names = [name.decode() for name in file[f"mask/{split}"][:]] if split else list(file["data"])
     return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
 
 
 def collection_rounds(file: h5py.File) -> list[dict[str, Any]]:
-    """The options of each round in which the file was collected: the first, then those of DAgger."""
+    """Settings of each round in which the file was collected: the first, then those of DAgger."""
     rounds: list[dict[str, Any]] = json.loads(file["data"].attrs["collection"])
     return rounds
 
 
 def attribute_text(value: str | bytes) -> str:
-    """A string attribute, whichever of HDF5's two kinds of string it was written as."""
+    """Text of a string attribute: h5py reads one of HDF5's two kinds of string as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
