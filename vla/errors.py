@@ -1,8 +1,9 @@
-"""A user's mistake, told in one line, and the one way in which a script starts."""
+"""How a script starts, and how it ends: a mistake or a fault is reported in one line, with an exit code."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 import sys
@@ -17,17 +18,19 @@ Options = TypeVar("Options")
 EXIT_USER_ERROR = 2
 EXIT_MACHINE_FAULT = 3
 EXIT_INTERRUPTED = 130
+_MACHINE_ERRNOS = (errno.ENOSPC, errno.EIO)
+"""The disk is full, or broken; other OSErrors are about paths and permissions, which a user can mend."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: what is wrong, what was found, which command mends it."""
+    """A mistake that the user can mend. The message says what is wrong, what was found, and which command mends it."""
 
 
 class MachineError(Exception):
-    """A fault of the machine, such as a full GPU, a dead server or a simulator that cannot begin: the run stops.
+    """A fault of the machine that ends the run: a full GPU, a dead server, a simulator that cannot start.
 
-    Nothing that was finished is lost; the message says what happened and how the run continues. A fault of one
-    episode is something else: that episode is INVALID, and the run goes on.
+    What was finished is kept; the message says what happened and how the run continues. It is not a fault of a single
+    episode: that episode is INVALID, and the run continues.
     """
 
 
@@ -39,10 +42,13 @@ def run_script(
 ) -> None:
     """Parse the command line into `options`, run `main`, and exit.
 
-    `on_interrupt` says how to go on after Ctrl-C, unless the KeyboardInterrupt brings words of its own.
+    Exit codes: 0 done; 2 a user's mistake, 3 a fault of the machine, 130 interrupted, each with one line on stderr.
 
-    Exit codes: 0 done, 2 a user's mistake, 3 a fault of the machine (both: one line on stderr, no traceback),
-    130 interrupted.
+    Args:
+        main: the script's work.
+        options: a dataclass; its fields become the command line's options, their docstrings the help.
+        doc: the script's docstring, shown above the options in the help.
+        on_interrupt: how to continue after Ctrl-C; a message within the KeyboardInterrupt takes its place.
     """
     try:
         main(_parse(options, doc or ""))
@@ -51,9 +57,10 @@ def run_script(
     except MachineError as fault:
         _fail(str(fault), EXIT_MACHINE_FAULT)
     except BrokenProcessPool:
-        _fail("a worker process died (out of memory?); run the same command again with fewer --workers")
+        message = "a worker process died (out of memory?); run the same command again with fewer --workers"
+        _fail(message, EXIT_MACHINE_FAULT)
     except OSError as error:
-        _fail(" ".join(str(error).split()))
+        _fail(" ".join(str(error).split()), EXIT_MACHINE_FAULT if error.errno in _MACHINE_ERRNOS else EXIT_USER_ERROR)
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {str(interrupt) or on_interrupt}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -65,7 +72,7 @@ def _fail(message: str, exit_code: int = EXIT_USER_ERROR) -> NoReturn:
 
 
 def _parse(options: type[Options], doc: str) -> Options:
-    """tyro's parsing, with its boxed error messages folded into one line."""
+    """Parse the command line with tyro; its boxed error messages become one line."""
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):

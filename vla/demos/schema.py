@@ -194,7 +194,7 @@ def _check_schema(file: h5py.File, path: Path) -> None:
     data = file.get("data")
     if data is None or "schema_version" not in data.attrs:
         raise UserError(
-            f"{path} is no file of 1_collect_demos.py: it has no schema version; "
+            f"{path} is not a file of 1_collect_demos.py: it has no schema version; "
             "give one that it wrote, or make one with: python 1_collect_demos.py --output ANOTHER_FILE"
         )
     remedy = _collect_again(path)
