@@ -1,1 +1,1 @@
-"""The file of demonstrations: its schema, its recorder and Table 2."""
+"""Demonstrations: the schema of their file, how they are recorded, and Table 2."""

@@ -1,4 +1,4 @@
-"""Table 2 of the report: what a file of demonstrations holds."""
+"""Table 2 of the report: the content of a demonstration file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from vla.demos.schema import demo_names
 from vla.markdown import markdown_table
 
 OBSERVATION_HORIZON = 10
+"""Observations in a training window."""
 WINDOW_STRIDE = 5
+"""Control steps between the ends of successive training windows."""
 
 
 def window_count(length: int, stride: int = WINDOW_STRIDE) -> int:
-    """Windows of one episode: one ends at every `stride`-th step, the first at step 0."""
+    """Number of windows of one episode: one ends at every `stride`-th step, the first at step 0."""
     return len(range(0, length, stride))
 
 
 def dataset_table(file: h5py.File, path: Path) -> str:
-    """Table 2 of the report for an open demonstration file."""
+    """Table 2 for an open demonstration file, beside the report's figures."""
     demos = [file["data"][name] for name in demo_names(file)]
     lengths = [int(demo.attrs["episode_length"]) for demo in demos]
     successes = sum(bool(demo.attrs["success"]) for demo in demos)

@@ -1,4 +1,4 @@
-"""Records demonstrations in a simulator worker, one file each."""
+"""Records demonstrations in a simulator worker, each in a file of its own."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ from vla.sim.workers import simulator
 
 @dataclass(frozen=True)
 class RecordTask:
-    """One place in the dataset: seeds are tried in order until an episode passes the verdict."""
+    """One demonstration to record: its seeds are tried in order until an episode passes the verdict."""
 
     part: Path
+    """File to write."""
     instruction: str
     seeds: tuple[int, ...]
     max_steps: int
     expert: ExpertConfig
     policy: Path | None = None
-    """Checkpoint of a policy that acts first (`vla.experts.dagger`); None: the expert alone."""
+    """Checkpoint of a policy that acts first (`vla.experts.dagger`); None: the expert acts alone."""
 
 
 def record_in_worker(task: RecordTask) -> list[tuple[int, str]]:
-    """Record `task` with this worker's simulator; return (seed, reason) of each rejected episode."""
+    """Record `task` with this worker's simulator; returns seed and reason of each rejected episode."""
     return record(simulator(), task)
 
 
 def record(sim: Simulator, task: RecordTask) -> list[tuple[int, str]]:
-    """Write the first episode that passes to `task.part`; the rejected ones are noted in it."""
+    """Write the first episode that passes the verdict to `task.part`, with seed and reason of each rejected one.
+
+    Returns:
+        Seed and reason of each rejected episode. Where no seed passed, no file is written.
+    """
     rejected: list[tuple[int, str]] = []
     expert = ExpertActor(task.expert)
     actor: Actor = expert if task.policy is None else DaggerActor.load(task.policy, expert)
@@ -58,13 +63,13 @@ def record(sim: Simulator, task: RecordTask) -> list[tuple[int, str]]:
 
 
 def demo_from_steps(steps: list[Step], instruction: str, seed: int) -> Demo:
-    """The arrays of one finished episode."""
-    before = [step.observation for step in steps]
+    """Gather the arrays of one finished episode."""
+    observations = [step.observation for step in steps]
     outcomes = [step.outcome.evidence for step in steps]
     return Demo(
         instruction=instruction,
         seed=seed,
-        images=np.stack([seen.image for seen in before]),
+        images=np.stack([obs.image for obs in observations]),
         actions=np.stack([step.decision.label for step in steps]),
         executed_actions=np.stack([step.decision.action for step in steps]),
         rewards=np.array([step.reward for step in steps], dtype=np.float32),
@@ -72,14 +77,14 @@ def demo_from_steps(steps: list[Step], instruction: str, seed: int) -> Demo:
         phases=np.array([step.decision.phase.encode() for step in steps]),
         sources=np.array([step.decision.source.encode() for step in steps]),
         observations={
-            "robot0_eef_pos": np.stack([seen.evidence.gripper_pos for seen in before]),
-            "robot0_eef_quat": np.stack([seen.eef_quat for seen in before]),
-            "robot0_gripper_qpos": np.stack([seen.gripper_qpos for seen in before]),
-            "cube_pos": np.stack([seen.evidence.cube_pos for seen in before]),
+            "robot0_eef_pos": np.stack([obs.eef_pos for obs in observations]),
+            "robot0_eef_quat": np.stack([obs.eef_quat for obs in observations]),
+            "robot0_gripper_qpos": np.stack([obs.gripper_qpos for obs in observations]),
+            "cube_pos": np.stack([obs.evidence.cube_pos for obs in observations]),
         },
         evidence={
             field.name: np.array([getattr(outcome, field.name) for outcome in outcomes])
             for field in dataclasses.fields(Evidence)
         },
-        start_evidence=before[0].evidence,
+        start_evidence=observations[0].evidence,
     )

@@ -1,1 +1,1 @@
-"""Actors that have not learned: the scripted expert, DAgger's mixture, and controls."""
+"""Actors that are not learned policies: the scripted expert, DAgger's mixture of both, and controls."""

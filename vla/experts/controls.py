@@ -1,4 +1,4 @@
-"""Policies that must fail, and the expert that must not: what an evaluation is measured against."""
+"""Controls of an evaluation: blind actors, which must fail, and the expert, which must not."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CONTROLS = ("zero", "random", "always-close", "nan", "expert")
 
 
 class _Control:
-    """Answers every observation in the same blind way."""
+    """Ignores its observations; always acts in the same way."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Begin an episode; `seed` draws the random actions."""
+        """Begin an episode; `seed` determines the random actions."""
         self._rng = np.random.default_rng([seed, 5])
 
     def select_action(self, obs: Observation) -> Decision:
-        """(7,) of zeros, of uniform noise, zeros with a closing gripper, or not numbers at all."""
+        """Returns the control's (7,) action: zeros, uniform noise, zeros with a closing gripper, or NaN."""
         action = np.zeros(ACTION_DIM, dtype=np.float32)
         if self._kind == "random":
             action = self._rng.uniform(-1, 1, ACTION_DIM).astype(np.float32)
@@ -35,7 +35,7 @@ class _Control:
 
 
 def control(kind: str) -> Actor:
-    """The control of that name, one of CONTROLS; the expert acts without noise."""
+    """Make the control of a name in CONTROLS; the expert acts without noise."""
     if kind == "expert":
         return ExpertActor(ExpertConfig(noise_std=0.0, rotation_noise_std=0.0))
     return _Control(kind)
