@@ -1,8 +1,8 @@
 """What policies score that cannot lift, by the verdict and by the report's rule; and the expert, which can.
 
-Each is evaluated exactly as a trained policy is, and judged again by the second judge. An evaluation that stands in
---work-dir is not run again, if it is of as many episodes, the same checkpoint and the same versions. Reads the shipped
-checkpoint. Writes the table into docs/results.
+Each is evaluated exactly as a trained policy is, and judged again by the second judge. An evaluation in --work-dir is
+not run again if it has as many episodes, the same checkpoint and the same versions. Reads the shipped checkpoint.
+Writes the result file into docs/results, from which `benchmarks/tables.py` makes the table in docs/results.md.
 
     python benchmarks/controls.py
 """
@@ -18,7 +18,7 @@ from typing import Any
 from scripts import ROOT, run_stage
 
 from vla.errors import run_script
-from vla.evaluation.recordings import rejudge_file
+from vla.evaluation.rejudge import rejudge_file
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
@@ -48,7 +48,7 @@ class ControlsOptions:
     work_dir: Path = Path("runs/controls")
     """Folder of the evaluations."""
     output: Path = Path("docs/results/controls.json")
-    """Result file; the table stands beside it, with the suffix .md."""
+    """Result file."""
 
 
 def main(options: ControlsOptions) -> None:
@@ -66,7 +66,6 @@ def main(options: ControlsOptions) -> None:
         results[name] = _summary(what, folder)
     content = {"controls_version": CONTROLS_VERSION, "who": results}
     write_text(options.output, json.dumps(content, indent=1))
-    write_text(options.output.with_suffix(".md"), controls_table(content) + "\n")
     print(controls_table(content))
 
 
@@ -110,6 +109,7 @@ def _summary(what: str, folder: Path) -> dict[str, Any]:
         "judges_agree": sum(episode.verdict == episode.second_opinion for episode in rejudged),
         "checkpoint_sha256": content.get("checkpoint_sha256"),
         "versions": content["versions"],
+        "thresholds": content["thresholds"],
     }
 
 

@@ -2,7 +2,8 @@
 
 The episodes are cut into as many parts as --parts; each is run with one worker and with two, in alternating order, so
 that a machine that slows down on the way slows both. Every field of every episode but the times must be the same. A
-start takes some seconds and is included. Writes docs/results/evaluation_speed.json and the table.
+start takes some seconds and is included. Writes docs/results/evaluation_speed.json, from which `benchmarks/tables.py`
+makes the table in docs/results.md.
 
     python benchmarks/evaluation_speed.py
 """
@@ -38,7 +39,7 @@ class SpeedOptions:
     work_dir: Path = Path("runs/evaluation_speed")
     """Folder of the evaluations."""
     output: Path = Path("docs/results/evaluation_speed.json")
-    """Result file; the table stands beside it, with the suffix .md."""
+    """Result file."""
 
     def __post_init__(self) -> None:
         if self.parts < 1 or self.num_episodes < self.parts or self.num_episodes % self.parts:
@@ -73,7 +74,6 @@ def main(options: SpeedOptions) -> None:
         "inference": content["inference"],
     }
     write_text(options.output, json.dumps(result, indent=1))
-    write_text(options.output.with_suffix(".md"), speed_table(result) + "\n")
     print(speed_table(result))
     if result["differing"]:
         raise UserError(f"{result['differing']} episodes differ between one worker and two; see {options.work_dir}")

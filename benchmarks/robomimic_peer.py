@@ -1,15 +1,17 @@
 """A peer: robomimic's behavioural cloning on our demonstrations, in our simulator, under our verdict and test seeds.
 
 It has the settings of robomimic's published image experiments (ResNet18, spatial softmax, random crops, GMM policy,
-Adam 1e-4, batch of 16) and sees what our policy sees: the region of interest of the one camera. It is told no
-instruction, for it has no place for one. Reads the HDF5 file of demonstrations. Writes the table into docs/results.
-`make peer` sees to the environment, which is not the project's own: robomimic is not among requirements.txt.
+Adam 1e-4, batch of 16) and sees what our policy sees: the region of interest of the one camera. It gets no instruction,
+because it has no input for one. Its test seeds are the first ones of docs/results/shipped.json, the evaluation of the
+shipped policy that it is compared with. Reads the HDF5 file of demonstrations and that evaluation. Writes the result
+file and prints the table. `make peer` makes an environment of its own: robomimic is not in requirements.txt.
 
     python benchmarks/robomimic_peer.py --minutes 20
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -29,13 +31,15 @@ sys.path.insert(0, str(ROOT))
 from vla.demos.schema import demo_names, open_demos  # noqa: E402
 from vla.errors import UserError, run_script  # noqa: E402
 from vla.evaluation.episode import run_episode  # noqa: E402
+from vla.evaluation.results_json import run_versions  # noqa: E402
 from vla.evaluation.statistics import rate  # noqa: E402
 from vla.files import SHIPPED, atomic_path, sha256, write_text  # noqa: E402
+from vla.judging.verdict import Thresholds  # noqa: E402
 from vla.markdown import markdown_table  # noqa: E402
 from vla.policies.checkpoint import load_checkpoint  # noqa: E402
 from vla.policies.preprocess import cut  # noqa: E402
 from vla.sim import gl  # noqa: E402 (the package stands beside this folder)
-from vla.sim.config import TEST_SEEDS, EnvConfig  # noqa: E402
+from vla.sim.config import EnvConfig  # noqa: E402
 from vla.sim.env import Observation, Simulator  # noqa: E402
 from vla.sim.rollout import Decision  # noqa: E402
 from vla.training.recipes import RECIPES  # noqa: E402
@@ -57,7 +61,7 @@ class PeerOptions:
     minutes: float = 20.0
     """Training time: as long as `make demo` trains."""
     num_episodes: int = 50
-    """Test episodes."""
+    """Test episodes, the first ones of docs/results/shipped.json."""
     max_steps: int = 200
     """Control steps (20 per second) after which an episode has failed."""
     seed: int = 0
@@ -65,7 +69,7 @@ class PeerOptions:
     work_dir: Path = Path("runs/peer")
     """Folder of the demonstrations in robomimic's layout."""
     output: Path = Path("docs/results/peer.json")
-    """Result file; the table stands beside it, with the suffix .md."""
+    """Result file."""
 
 
 def main(options: PeerOptions) -> None:
@@ -81,9 +85,11 @@ def main(options: PeerOptions) -> None:
     model, steps, loss = _train(config, data, options)
     simulator = Simulator(EnvConfig.from_env_args(env_args))
     actor = PeerActor(model)
+    ours = json.loads((ROOT / "docs/results/shipped.json").read_text())
+    seeds = [episode["seed"] for episode in ours["episodes"]][: options.num_episodes]
     results = [
-        run_episode(simulator, actor, "Pick up the cube", seed, options.max_steps)[0]
-        for seed in tqdm(TEST_SEEDS[: options.num_episodes], unit="episode", desc="evaluate")
+        run_episode(simulator, actor, "Pick up the cube", seed, options.max_steps).result
+        for seed in tqdm(seeds, unit="episode", desc="evaluate")
     ]
     summary = {
         "robomimic": robomimic.__version__,
@@ -100,12 +106,12 @@ def main(options: PeerOptions) -> None:
         "grasped": sum(result.grasped for result in results),
         "closest_cm": 100 * float(np.mean([result.closest_m for result in results if result.closest_m is not None])),
         "inference_ms_median": float(np.median([ms for result in results for ms in result.inference_ms])),
-        "seeds": [result.seed for result in results],
+        "seeds": seeds,
+        "versions": run_versions(),
+        "thresholds": dataclasses.asdict(Thresholds()),
     }
     write_text(options.output, json.dumps(summary, indent=1))
-    table = peer_table(summary, json.loads((ROOT / "docs/results/shipped_first.json").read_text()))
-    write_text(options.output.with_suffix(".md"), table + "\n")
-    print(table)
+    print(peer_table(summary, ours))
 
 
 def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -1,69 +1,84 @@
-"""Writes the tables of docs/results again from the result files, and into the pages that show them; measures nothing.
+"""Writes every measured figure into the documents, from the result files in docs/results; measures nothing.
 
-For when the way in which a table or a rate is written has changed. A page shows docs/results/NAME.md between
-<!-- NAME --> and <!-- /NAME -->; single rates, such as 7/10 = 70% [34.7%, 93.4%], are written again from their counts.
+A document marks a figure by two comments, which a reader does not see, and names it in the first:
+
+    It lifted <!-- =rate shipped -->300/300 = 100% [98.7%, 100%]<!-- / --> cubes.
+
+    <!-- =controls -->
+    | who acts | report's rule | ...
+    <!-- / -->
+
+The names are in `figures.py`. A figure of several lines stands between lines of its own; one within a sentence must not
+begin a line, which Markdown would then take for HTML. With --check nothing is written: the first document whose figures
+are not those of the result files is an error.
 
     python benchmarks/tables.py
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from controls import controls_table
-from evaluation_speed import speed_table
-from robomimic_peer import peer_table
+from figures import figure
+from results import Results
 from scripts import ROOT
-from what_matters import arms_table
 
-from tests.attacks.__main__ import tables as attack_tables
-from vla.errors import run_script
-from vla.evaluation.perturbation_table import perturbation_table
-from vla.evaluation.statistics import rate
+from vla.errors import UserError, run_script
 from vla.files import write_text
 
-RESULTS = ROOT / "docs/results"
-TABLES: dict[str, Callable[[Any], str]] = {
-    "attacks": attack_tables,
-    "controls": controls_table,
-    "evaluation_speed": speed_table,
-    "peer": lambda content: peer_table(content, json.loads((RESULTS / "shipped_first.json").read_text())),
-    "perturb": lambda content: perturbation_table(content["cells"]),
-    "perturb_expert": lambda content: perturbation_table(content["cells"]),
-    "what_matters": arms_table,
-}
+_MARKED = re.compile(r"<!-- =(?P<words>[^>]+?) -->(?P<shown>.*?)<!-- / -->", re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """The documents that may show figures. LOG.md is none: its entries say what was measured on their day."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "checkpoints/lift.md", *sorted(ROOT.glob("docs/*.md"))]
 
 
 @dataclass(frozen=True)
 class TablesOptions:
-    """Options of the tables."""
+    """Options of the generator."""
 
-    pages: tuple[Path, ...] = tuple(
-        ROOT / name for name in ("README.md", "checkpoints/lift.md", "docs/perturbations.md", "docs/verdict.md")
-    )
-    """Markdown pages to bring up to date."""
+    check: bool = False
+    """Write nothing; fail where a document shows another figure than its result file holds."""
 
 
 def main(options: TablesOptions) -> None:
-    for name, table in TABLES.items():
-        measured = RESULTS / f"{name}.json"
-        if measured.exists():
-            write_text(measured.with_suffix(".md"), table(json.loads(measured.read_text())) + "\n")
-    for page in options.pages:
-        text = re.sub(
-            r"(\d+)/(\d+) = \S+% \[\S+%, \S+%\]", lambda found: rate(int(found[1]), int(found[2])), page.read_text()
-        )
-        write_text(page, re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", _block, text, flags=re.DOTALL))
+    results = Results()
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        rendered = render(text, results, path.name)
+        if rendered == text:
+            continue
+        if options.check:
+            raise UserError(f"{path} does not show what the result files hold; run: python benchmarks/tables.py")
+        write_text(path, rendered)
+        print(f"renewed {path.relative_to(ROOT)}")
 
 
-def _block(match: re.Match[str]) -> str:
-    name = match[1]
-    return f"<!-- {name} -->\n{(RESULTS / f'{name}.md').read_text().strip()}\n<!-- /{name} -->"
+def render(text: str, results: Results, name: str) -> str:
+    """`text` with every figure as the result files have it.
+
+    Raises:
+        UserError: a mark that is not closed, a figure within a sentence that begins a line, or one that cannot be had.
+    """
+
+    def renewed(match: re.Match[str]) -> str:
+        words = match["words"]
+        if "<!-- " in match["shown"]:
+            raise UserError(f"{name}: the figure {words!r} is not closed by <!-- / -->")
+        shown = figure(results, words)
+        own_lines = "\n" in shown
+        begins_line = not text[: match.start()].rpartition("\n")[2].strip(" -*>")
+        if begins_line and not own_lines:
+            raise UserError(f"{name}: the figure {words!r} begins a line, which Markdown takes for HTML")
+        return f"<!-- ={words} -->{chr(10) + shown + chr(10) if own_lines else shown}<!-- / -->"
+
+    rendered = _MARKED.sub(renewed, text)
+    if len(re.findall("<!-- =", text)) != len(_MARKED.findall(text)):
+        raise UserError(f"{name}: a figure is not closed by <!-- / -->")
+    return rendered
 
 
 if __name__ == "__main__":

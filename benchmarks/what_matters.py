@@ -6,8 +6,9 @@ a recipe may be chosen by this table. Training seeds repeat an arm with other in
 on the same demonstrations: what differs between them is chance. The errors marked with * are on demonstrations of
 another kind, and not to be compared with the others.
 
-Reads nothing. Writes the data and checkpoints of every arm into --work-dir, and the table into docs/results. A training
-that the result file holds is not run again, so the benchmark can be stopped, continued and extended.
+Reads nothing. Writes the data and checkpoints of every arm into --work-dir, and the result file into docs/results, from
+which `benchmarks/tables.py` makes the table in docs/results.md. A training that the result file holds is not run again,
+so the benchmark can be stopped, continued and extended.
 
     python benchmarks/what_matters.py --arms reference no-recovery --seeds 0 1
 """
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import fisher_exact
 from scripts import run_stage
 
 from vla.demos.schema import demo_names, open_demos
@@ -49,6 +51,7 @@ class Arm:
     """Arm whose policy acts in the last third of the demonstrations (`1_collect_demos.py --dagger`)."""
 
 
+REFERENCE = "reference"
 REPORT = (
     "--pooling",
     "average",
@@ -64,7 +67,7 @@ REPORT = (
 )
 NO_NOISE = ("--noise-std", "0", "--recovery-fraction", "0")
 ARMS = {
-    "reference": Arm("reference: the `cpu` recipe on 150 demonstrations"),
+    REFERENCE: Arm("reference: the `cpu` recipe on 150 demonstrations"),
     "demos-200": Arm("200 demonstrations", 200),
     "demos-100": Arm("100 demonstrations", 100),
     "demos-50": Arm("50 demonstrations", 50),
@@ -112,7 +115,7 @@ class BenchmarkOptions:
     work_dir: Path = Path("runs/what_matters")
     """Folder of demonstrations and checkpoints."""
     output: Path = field(default_factory=lambda: Path("docs/results/what_matters.json"))
-    """Result file; the table stands beside it, with the suffix .md."""
+    """Result file."""
 
     def __post_init__(self) -> None:
         unknown = set(self.arms) - set(ARMS)
@@ -145,7 +148,6 @@ def main(options: BenchmarkOptions) -> None:
             result["trainings"][str(seed)] = _measure(name, arm, seed, options)
             results[name] = result
             write_text(options.output, json.dumps(results, indent=1))
-            write_text(options.output.with_suffix(".md"), arms_table(results) + "\n")
     print(arms_table(results))
 
 
@@ -222,31 +224,71 @@ def _steps_per_epoch(data: Path, demos: int, batch: int) -> int:
     return math.ceil(windows / batch)
 
 
+def total(result: dict[str, Any], key: str) -> Any:
+    """The sum of a number over an arm's trainings."""
+    return sum(training[key] for training in result["trainings"].values())
+
+
+def lifted(result: dict[str, Any]) -> str:
+    """The rate of an arm, over all its trainings."""
+    return rate(total(result, "lifted"), total(result, "episodes"))
+
+
+def p_values(results: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Of each arm against the reference: Fisher's exact two-sided p, and the same corrected for all these comparisons.
+
+    The correction is Holm's. Both treat episodes as independent and know nothing of what another training seed changes,
+    so a small p says less than it seems to, and a large one no less.
+    """
+
+    def fisher(result: dict[str, Any]) -> float:
+        counts = [(total(each, "lifted"), total(each, "episodes")) for each in (results[REFERENCE], result)]
+        return float(fisher_exact([[won, of - won] for won, of in counts]).pvalue)
+
+    single = {name: fisher(result) for name, result in results.items() if name != REFERENCE}
+    corrected: dict[str, tuple[float, float]] = {}
+    largest = 0.0
+    for rank, (name, p) in enumerate(sorted(single.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, p * (len(single) - rank)))
+        corrected[name] = p, largest
+    return corrected
+
+
+def shown(results: dict[str, Any]) -> str:
+    """Which arms differ from the reference by the corrected p at 0.05, as a Markdown list."""
+    base = total(results[REFERENCE], "lifted") / total(results[REFERENCE], "episodes")
+    groups: dict[str, list[str]] = {"worse": [], "better": [], "not told apart from the reference": []}
+    for name, (_, corrected) in p_values(results).items():
+        result = results[name]
+        above = total(result, "lifted") / total(result, "episodes") > base
+        group = "not told apart from the reference" if corrected >= 0.05 else "better" if above else "worse"
+        groups[group].append(f"{result['what']} ({total(result, 'lifted')}/{total(result, 'episodes')})")
+    return "\n".join(f"- **{group}**: {'; '.join(arms)}" for group, arms in groups.items() if arms)
+
+
 def arms_table(results: dict[str, Any]) -> str:
-    """Each training's lifts, and all of an arm's together with exact 95% intervals (of the episodes, not of chance in
-    training)."""
+    """Each training's lifts, all of an arm's together with exact 95% intervals, and `p_values`."""
     rows = []
-    for _, result in sorted(results.items(), key=lambda item: list(ARMS).index(item[0])):
+    p = p_values(results)
+    for name, result in sorted(results.items(), key=lambda item: list(ARMS).index(item[0])):
         trainings = [training for _, training in sorted(result["trainings"].items())]
-
-        def total(key: str, trainings: list[dict[str, Any]] = trainings) -> Any:
-            return sum(training[key] for training in trainings)
-
+        count = len(trainings)
+        single, corrected = p.get(name, (None, None))
         rows.append(
             (
                 result["what"],
                 str(trainings[0]["steps"]),
-                f"{total('first_motion') / len(trainings):.3f}{' *' if trainings[0]['own_validation'] else ''}",
-                f"{total('first_gripper_accuracy') / len(trainings):.1%}",
-                f"{total('grasped')}/{total('episodes')}",
+                f"{total(result, 'first_motion') / count:.3f}{' *' if trainings[0]['own_validation'] else ''}",
+                f"{total(result, 'first_gripper_accuracy') / count:.1%}",
+                f"{total(result, 'grasped')}/{total(result, 'episodes')}",
                 ", ".join(str(training["lifted"]) for training in trainings),
-                rate(total("lifted"), total("episodes")),
+                lifted(result),
+                "" if single is None else f"{single:.2g}",
+                "" if corrected is None else f"{corrected:.2g}",
             )
         )
-    return markdown_table(
-        ("what was changed", "steps", "first action's MSE", "gripper right", "grasped", "lifted, each", "truly lifted"),
-        rows,
-    )
+    head = ("what was changed", "steps", "first action's MSE", "gripper right", "grasped", "lifted, each training")
+    return markdown_table((*head, "truly lifted", "p", "p, corrected"), rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Runs every attack on many starts, and honest lifts beside them; writes the tables (docs/verdict.md shows them).
+"""Runs every attack on many starts, and honest lifts beside them.
+
+Writes docs/results/attacks.json, from which `benchmarks/tables.py` makes the tables in docs/verdict.md.
 
 python -m tests.attacks --seeds 50 --honest 500
 """
@@ -25,6 +27,7 @@ from vla.errors import UserError, run_script
 from vla.evaluation.statistics import rate
 from vla.files import write_text
 from vla.judging.push_test import MAX_PUSH_M
+from vla.judging.verdict import Thresholds
 from vla.markdown import markdown_table
 from vla.sim.config import EnvConfig, installed_versions
 from vla.sim.workers import simulator_pool
@@ -44,7 +47,7 @@ class SuiteOptions:
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
     output: Path = Path("docs/results/attacks.json")
-    """Result file; the tables stand beside it, with the suffix .md."""
+    """Result file."""
     videos_dir: Path | None = Path("videos/attacks")
     """Folder for a video of the first start of each attack; None: no videos, and no drawing."""
 
@@ -62,9 +65,8 @@ def main(options: SuiteOptions) -> None:
             for _ in as_completed(futures):
                 bar.update()
         results = [future.result() for future in futures]
-    content = summarise(results) | {"versions": installed_versions()}
+    content = summarise(results) | {"versions": installed_versions(), "thresholds": dataclasses.asdict(Thresholds())}
     write_text(options.output, json.dumps(content, indent=1))
-    write_text(options.output.with_suffix(".md"), tables(content) + "\n")
     print(tables(content))
     if options.videos_dir is not None:
         _film(options.videos_dir)

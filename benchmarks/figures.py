@@ -1,0 +1,230 @@
+"""The measured figures that the documents show, by the name that a document gives.
+
+Each is a function of the checked results (`results.Results`) and of the words that follow its name in the document, and
+returns one line of text, a Markdown list or a Markdown table. `tables.py` describes how a document names one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import what_matters
+from controls import controls_table
+from evaluation_speed import speed_table
+from results import Results
+
+from tests.attacks.__main__ import tables as attack_tables
+from vla.errors import UserError
+from vla.evaluation.episode import EpisodeResult
+from vla.evaluation.perturbation_table import UNPERTURBED, perturbation_table
+from vla.evaluation.statistics import rate
+from vla.evaluation.tables import TABLE_4, instruction_table, report_rows
+from vla.judging.verdict import Thresholds
+from vla.markdown import markdown_table
+from vla.sim.perturbations import AXES
+from vla.training.recipes import RECIPES
+
+FAMILIAR_HEAD = ("pictures", "familiar pixels: least", "median", "strangeness: median", "most")
+
+
+def figure(results: Results, words: str) -> str:
+    """The figure that `words` name, such as 'rate shipped success'.
+
+    Raises:
+        UserError: there is no such figure, or its result is missing or stale.
+    """
+    name, *arguments = shlex.split(words)
+    try:
+        return FIGURES[name](results, *arguments)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"no figure {words!r} ({type(error).__name__}: {error}); see benchmarks/figures.py") from None
+
+
+def episode_results(content: dict[str, Any]) -> list[EpisodeResult]:
+    """The episodes of a `results.json`; the times of single steps are not in it."""
+    episodes = [{name: value for name, value in each.items() if name != "video"} for each in content["episodes"]]
+    return [EpisodeResult(**episode, inference_ms=[]) for episode in episodes]
+
+
+def table_4(results: Results, name: str) -> str:
+    """Table 4 of the report for an evaluation, and what was evaluated."""
+    content = results[name]
+    options, seeds = content["options"], [episode["seed"] for episode in content["episodes"]]
+    *rows, (metric, reported, actual, _) = report_rows(episode_results(content))
+    rows.append((metric, reported, actual, inference(results, name)))
+    asked = f'"{options["instruction"]}", {content["split"]} seeds {seeds[0]}-{seeds[-1]}'
+    return f"{markdown_table(TABLE_4, rows)}\n\n{asked}; weights: {content['weights']}."
+
+
+def inference(results: Results, name: str) -> str:
+    """Time from image to action: the median and the 95th percentile over all steps."""
+    median, p95 = results[name]["timing"]["inference_ms_all_median_p95"]
+    return f"{median:.0f} ms ({p95:.0f} ms)"
+
+
+def success_rate(results: Results, name: str, event: str = "success") -> str:
+    """How many episodes had `event`, a key of `table_4.rates` in results.json, with the exact 95% interval."""
+    content = results[name]
+    return rate(content["table_4"]["rates"][event]["count"], len(content["episodes"]))
+
+
+def episode_count(results: Results, name: str, event: str = "success") -> str:
+    """As `success_rate`, without the interval: '300/300'."""
+    content = results[name]
+    return f"{content['table_4']['rates'][event]['count']}/{len(content['episodes'])}"
+
+
+def episode_sum(results: Results, name: str, key: str) -> str:
+    """The sum of a number over an evaluation's episodes."""
+    return f"{sum(episode[key] for episode in results[name]['episodes'])}"
+
+
+def episode_most(results: Results, name: str, key: str) -> str:
+    """The largest of a number over an evaluation's episodes."""
+    return f"{max(episode[key] for episode in results[name]['episodes']):g}"
+
+
+def mean_steps(results: Results, name: str) -> str:
+    """Control steps of an episode, on average."""
+    return f"{results[name]['table_4']['mean_steps']:.0f}"
+
+
+def push_most(results: Results, name: str) -> str:
+    """The largest movement that the push test caused."""
+    return f"{1e3 * results[name]['push_test']['largest_m']:.1f} mm"
+
+
+def perturbed(results: Results, name: str, cell: str) -> str:
+    """Lifted of all episodes in a cell of `--perturb`: '16/30'."""
+    found = results[name]["cells"][cell]
+    return f"{found['lifted']}/{found['episodes']}"
+
+
+def perturbed_rate(results: Results, name: str, cell: str) -> str:
+    """As `perturbed`, with the exact 95% interval."""
+    found = results[name]["cells"][cell]
+    return rate(found["lifted"], found["episodes"])
+
+
+def perturbed_levels(results: Results, name: str, *axes: str) -> str:
+    """One row for each axis: what it changes, and the lifts at the three levels."""
+    levels = (1, 2, 3)
+    rows = [
+        (AXES[axis].what, *(f"{AXES[axis].sizes[level - 1]:g}" for level in levels), AXES[axis].unit)
+        + tuple(perturbed(results, name, f"{axis}:{level}") for level in levels)
+        for axis in axes
+    ]
+    return markdown_table(("what changes", "size 1", "2", "3", "unit", "level 1", "level 2", "level 3"), rows)
+
+
+def harmless_axes(results: Results, name: str, level: str) -> str:
+    """How many axes cost no episode at a level, of all: '16 of the 21'."""
+    cells = results[name]["cells"]
+    harmless = [axis for axis in AXES if cells[f"{axis}:{level}"]["lifted"] == cells[UNPERTURBED]["lifted"]]
+    return f"{len(harmless)} of the {len(AXES)}"
+
+
+def arm(results: Results, name: str) -> str:
+    """The lifts of an arm of what_matters.py and, but for the reference, its p and the corrected p."""
+    arms = results["what_matters"]
+    text = what_matters.lifted(arms[name])
+    if name == what_matters.REFERENCE:
+        return text
+    single, corrected = what_matters.p_values(arms)[name]
+    return f"{text} (p = {single:.2g}, corrected {corrected:.2g})"
+
+
+def arm_trainings(results: Results, name: str) -> str:
+    """The lifts of each training of an arm: '33 and 42 of 50'."""
+    trainings = [training for _, training in sorted(results["what_matters"][name]["trainings"].items())]
+    return f"{' and '.join(str(each['lifted']) for each in trainings)} of {trainings[0]['episodes']}"
+
+
+def attack_sum(results: Results, key: str) -> str:
+    """A number over all attacks: 'runs', or how many lifts a judge accepted."""
+    return f"{sum(attack[key] for attack in results['attacks']['attacks'].values()):,}"
+
+
+def attack_count(results: Results) -> str:
+    """The number of attacks."""
+    return str(len(results["attacks"]["attacks"]))
+
+
+def honest_rate(results: Results) -> str:
+    """Honest lifts of other cubes that the verdict accepted."""
+    honest = results["attacks"]["honest"]
+    return rate(honest["accepted"], honest["runs"])
+
+
+def control(results: Results, name: str, key: str = "lifted") -> str:
+    """A number of a control's episodes: '0/50'."""
+    who = results["controls"]["who"][name]
+    return f"{who[key]}/{who['episodes']}"
+
+
+def limit(_results: Results, name: str, unit: str = "") -> str:
+    """A threshold of the verdict; lengths and speeds in millimetres where the unit says so."""
+    value = dataclasses.asdict(Thresholds())[name]
+    return f"{1e3 * value if unit.startswith('mm') else value:g} {unit}".strip()
+
+
+def recipes(_results: Results) -> str:
+    """The numbers of both recipes beside each other."""
+    cpu, full = (_flat(dataclasses.asdict(RECIPES[name])) for name in ("cpu", "full"))
+    rows = [(f"`{name}`", f"{cpu[name]:.3g}", f"{full[name]:.3g}") for name in cpu if not isinstance(cpu[name], str)]
+    return markdown_table(("number", "`cpu`", "`full`"), rows)
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def familiar(results: Results) -> str:
+    """How familiar frames of the expert's episodes look beside those of demonstrations (make_examples.py)."""
+    return markdown_table(FAMILIAR_HEAD, results["familiar"]["rows"])
+
+
+def web_load(results: Results) -> str:
+    """The page under load (web_load.py, which drives a browser and is imported only where it is shown)."""
+    from web_load import load_table
+
+    return load_table(results["web_load"])
+
+
+FIGURES: dict[str, Callable[..., str]] = {
+    "table_4": table_4,
+    "inference": inference,
+    "rate": success_rate,
+    "count": episode_count,
+    "sum": episode_sum,
+    "most": episode_most,
+    "mean_steps": mean_steps,
+    "push_most": push_most,
+    "instructions": lambda results: instruction_table(episode_results(results["instructions"])),
+    "controls": lambda results: controls_table(results["controls"]),
+    "control": control,
+    "attacks": lambda results: attack_tables(results["attacks"]),
+    "attack_count": attack_count,
+    "attack_sum": attack_sum,
+    "honest_rate": honest_rate,
+    "what_matters": lambda results: what_matters.arms_table(results["what_matters"]),
+    "what_is_shown": lambda results: what_matters.shown(results["what_matters"]),
+    "arm": arm,
+    "arm_trainings": arm_trainings,
+    "perturbations": lambda results, name: perturbation_table(results[name]["cells"]),
+    "perturbed": perturbed,
+    "perturbed_rate": perturbed_rate,
+    "perturbed_levels": perturbed_levels,
+    "harmless_axes": harmless_axes,
+    "speed": lambda results: speed_table(results["evaluation_speed"]),
+    "familiar": familiar,
+    "web_load": web_load,
+    "limit": limit,
+    "recipes": recipes,
+}

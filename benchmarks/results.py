@@ -1,0 +1,115 @@
+"""The result files of docs/results, each checked before a figure is taken from it.
+
+A result is stale when it was judged by other thresholds than today's verdict has, run with other versions of the
+simulator or of torch, or measured on another policy, attack or arm than the one that its name stands for. A stale
+result is measured again or deleted; it is never shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scripts import ROOT
+from what_matters import ARMS
+
+from tests.attacks.attacks import ATTACKS
+from tests.attacks.suite import DRIFT, QUANTITIES
+from vla.errors import UserError
+from vla.evaluation.perturbation_table import PERTURB_VERSION
+from vla.evaluation.results_json import RESULTS_VERSION, run_versions
+from vla.files import SHIPPED, sha256
+from vla.judging.verdict import Thresholds
+from vla.sim.perturbations import AXES
+
+RESULTS = ROOT / "docs/results"
+OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
+"""Results whose `checkpoint_sha256` must be that of checkpoints/lift.pth."""
+WITHOUT_VERDICT = ("evaluation_speed", "familiar", "web_load")
+"""Results that measure no success, and so record no thresholds."""
+
+
+class Results:
+    """The result files of a folder, by name."""
+
+    def __init__(self, folder: Path = RESULTS) -> None:
+        self.folder = folder
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """The content of `name`.json.
+
+        Raises:
+            UserError: the file is missing, damaged or stale.
+        """
+        if name not in self._read:
+            path = self.folder / f"{name}.json"
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read ({error}); measure it, or take its figures out") from None
+            reason = stale(name, content)
+            if reason is not None:
+                raise UserError(f"{path} is stale: {reason}; measure it again, or take its figures out")
+            self._read[name] = content
+        return self._read[name]
+
+
+def stale(name: str, content: Any) -> str | None:
+    """Why a result does not describe today's code, in words; None where it does."""
+    for stored in _values(content, "thresholds"):
+        if stored != dataclasses.asdict(Thresholds()):
+            return "it was judged by other thresholds than vla.judging.verdict.Thresholds"
+    for kind, version in (("results_version", RESULTS_VERSION), ("perturb_version", PERTURB_VERSION)):
+        if content.get(kind, version) != version:
+            return f"its {kind} is {content[kind]}, and the code writes {version}"
+    for stored in _values(content, "versions"):
+        for package, here in run_versions().items():
+            if package != "python" and stored.get(package, here) != here:
+                return f"it was measured with {package} {stored[package]}, and {here} is installed"
+    if name in OF_SHIPPED_POLICY and set(_values(content, "checkpoint_sha256")) != {sha256(ROOT / SHIPPED)}:
+        return f"it was measured on another policy than {SHIPPED}"
+    if name == "attacks":
+        return _stale_attacks(content)
+    if name == "what_matters":
+        changed = [arm for arm, result in content.items() if arm not in ARMS or result["what"] != ARMS[arm].what]
+        return f"its arms {changed} are not those of benchmarks/what_matters.py" if changed else None
+    if name not in WITHOUT_VERDICT and not list(_values(content, "thresholds")):
+        return "it does not say which thresholds it was judged by"
+    return _stale_cells(content["cells"]) if "cells" in content else None
+
+
+def _stale_attacks(content: Any) -> str | None:
+    """The attacks' file shows each threshold in the table of what honest lifts measure."""
+    if set(content["attacks"]) != set(ATTACKS):
+        return "it has other attacks than tests/attacks/attacks.py"
+    limits = [(each.what, each.accepted) for each in QUANTITIES] + [(DRIFT[1], DRIFT[3])]
+    if [(row["what"], row["accepted"]) for row in content["honest"]["hold"]] != limits:
+        return "it was judged by other thresholds than vla.judging.verdict.Thresholds"
+    return None
+
+
+def _stale_cells(cells: dict[str, Any]) -> str | None:
+    """A perturbation of a name must still be of the same size."""
+    for name, cell in cells.items():
+        axis, _, level = name.partition(":")
+        size = AXES[axis].sizes[int(level) - 1] if level else None
+        if cell.get("size") != size:
+            return f"{name} was measured at the size {cell.get('size')}, and it is {size} now"
+    return None
+
+
+def _values(content: Any, key: str) -> Iterator[Any]:
+    """Every value that stands under `key`, at whatever depth, except null."""
+    if isinstance(content, dict):
+        if content.get(key) is not None:
+            yield content[key]
+        for name, value in content.items():
+            if name != key:
+                yield from _values(value, key)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _values(value, key)
