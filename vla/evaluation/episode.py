@@ -1,54 +1,41 @@
-"""Closed-loop episodes of a policy, what is reported of each, and Table 4 over all of them."""
+"""One evaluated episode: how it is run, and what is recorded and reported of it."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from vla.errors import UserError
-from vla.evaluation.statistics import rate
+from vla.errors import MachineError, UserError
 from vla.evaluation.video import episode_frames, frame_strip, write_video
-from vla.experts.controls import control
-from vla.judging.push_test import MAX_PUSH_M
 from vla.judging.verdict import Evidence, Judge, Thresholds, check
-from vla.markdown import markdown_table
-from vla.policies.actor import ControlConfig, PolicyActor
-from vla.policies.checkpoint import load_checkpoint, load_policy
-from vla.policies.inference_server import RemoteModel
-from vla.policies.text_encoder import InstructionEmbeddings
+from vla.policies.faults import describe_error, is_machine_fault
 from vla.sim.config import ACTION_DIM
 from vla.sim.env import Simulator
-from vla.sim.perturbations import Perturbation
 from vla.sim.rollout import Actor, Step, Trace, rollout
-from vla.sim.workers import simulator
 
 PHASES = ("approached", "touched", "grasped", "lifted", "held")
 """How far an episode came: within 5 cm of the cube, a finger on it, both squeezing it, above 8 cm, held for 1 s."""
 APPROACHED_M = 0.05
 RAISED_M = 0.01
-"""Once a grasped cube has been above this height, losing it is a drop."""
+"""Height above which losing a grasped cube counts as a drop."""
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One evaluated episode."""
+    """What is reported of an evaluated episode."""
 
     seed: int
     instruction: str
     success: bool
-    """By the verdict."""
+    """Success by the verdict."""
     reported_success: bool
-    """By the report's flawed rule."""
+    """Success by the report's flawed rule."""
     verdict: str
-    """In words."""
+    """The verdict in words."""
     failed: str | None
     """The condition that a failure failed (`vla.judging.verdict.Verdict`)."""
     failed_step: int | None
@@ -56,7 +43,7 @@ class EpisodeResult:
     phase: str
     """The furthest of PHASES; "none" where not even the first was reached."""
     phase_times_s: dict[str, float]
-    """When each was reached first."""
+    """Time at which each phase was first reached."""
     steps: int
     reward: float
     """Sum of robosuite's shaped rewards."""
@@ -71,54 +58,49 @@ class EpisodeResult:
     lifted: bool
     """The cube was above 8 cm while grasped at some step."""
     max_height_m: float
-    """Largest height of the cube's lowest point above the table."""
+    """Largest height of the cube's lowest point above the table; 0 where no step was run."""
     closest_m: float | None
-    """Smallest distance of the grip site from the cube's centre; None where no step was run."""
+    """Smallest distance between the grip site and the cube's centre; None where no step was run."""
     path_m: float
-    """Way of the grip site."""
-    cube_x_m: float
-    """Where the cube lay when the episode began, world frame."""
-    cube_y_m: float
-    cube_yaw_deg: float
-    """Its angle about the vertical then, in [-45, 45)."""
+    """Length of the grip site's path."""
+    cube_x_m: float | None
+    """Position of the cube at the start, world frame; None, as the two below, where the worker process died."""
+    cube_y_m: float | None
+    cube_yaw_deg: float | None
+    """Angle of the cube about the vertical at the start, in [-45, 45)."""
     push_m: float | None
     """How far the push test moved the held cube; None where it was not asked for, or nothing was held."""
     inference_ms: list[float]
     """Time from image to action of each step."""
 
-
-@dataclass(frozen=True)
-class EvalTask:
-    """One episode to run in a worker; paths and plain values only."""
-
-    policy: str
-    """One of `vla.experts.controls.CONTROLS`, or "checkpoint"."""
-    checkpoint: Path
-    embedding: np.ndarray
-    """(512,) raw embedding of the instruction, computed once by the parent."""
-    seed: int
-    instruction: str
-    max_steps: int
-    control: ControlConfig
-    video: Path | None
-    blind: bool = False
-    push: bool = False
-    perturbation: Perturbation | None = None
-    server: str | None = None
-    """Address of the inference server that computes (`vla.policies.inference_server`); None: this worker computes, on
-    one CPU thread."""
+    def cube_start(self) -> str:
+        """Where the cube lay at the start, in words."""
+        if self.cube_x_m is None or self.cube_y_m is None or self.cube_yaw_deg is None:
+            return "at an unknown place"
+        return (
+            f"at ({100 * self.cube_x_m:.1f}, {100 * self.cube_y_m:.1f}) cm, turned by {self.cube_yaw_deg:.0f} degrees"
+        )
 
 
 @dataclass(frozen=True)
 class Recording:
-    """An episode's states for the second judge, and a strip of its frames for a person."""
+    """States and actions of an episode for the second judge, and a strip of its frames for people."""
 
     states: np.ndarray
-    """(T + 1, n) full states (`Simulator.full_state`)."""
+    """(T + 1, n) float64 full states (`Simulator.full_state`); (0, 0) where the worker process died."""
     actions: np.ndarray
-    """(T, 7) as executed; one more where it ended the episode and led to no state."""
-    strip: np.ndarray
-    """(h, w, 3) uint8, frames from the first to the last, side by side."""
+    """(T, 7) float32 as executed; one more where it ended the episode and led to no state."""
+    strip: np.ndarray | None
+    """(h, w, 3) uint8, frames from the first to the last, side by side; None where the worker process died."""
+
+
+@dataclass(frozen=True)
+class EvaluatedEpisode:
+    """An evaluated episode: its result, its recording, and whether its video was written."""
+
+    result: EpisodeResult
+    recording: Recording
+    has_video: bool = False
 
 
 def run_episode(
@@ -129,10 +111,23 @@ def run_episode(
     max_steps: int,
     video: Path | None = None,
     push: bool = False,
-) -> tuple[EpisodeResult, Recording]:
-    """Run one episode; write its video where a path is given; push the held cube at the end where asked.
+) -> EvaluatedEpisode:
+    """Run one episode.
 
-    An episode in which the policy crashes has begun, and so it counts: as INVALID.
+    An exception of the policy makes the episode INVALID, which counts as a failure. A video that cannot be written is
+    reported by a warning, and costs nothing but the video.
+
+    Args:
+        sim: simulator to run in; its perturbation and placement apply.
+        actor: policy, control or expert that acts.
+        instruction: what `actor` is asked to do.
+        seed: seed of the episode.
+        max_steps: control steps after which the episode has failed.
+        video: MP4 file to write; None: no video.
+        push: whether to push the held cube after a success (`vla.judging.push_test`).
+
+    Raises:
+        MachineError: the simulator could not be reset, or a resource of the machine failed (memory, GPU, files, GL).
     """
     judge = Judge()
     steps: list[Step] = []
@@ -140,21 +135,70 @@ def run_episode(
     try:
         for step in rollout(sim, actor, instruction, seed, max_steps, judge, trace):
             steps.append(step)
-    except UserError:
+    except (UserError, MachineError):
         raise
-    except Exception as error:  # whatever a policy may raise
+    except Exception as error:  # a policy may raise anything
+        if trace.first is None:
+            raise MachineError(
+                f"the simulator cannot begin the episode of seed {seed}: {describe_error(error)}"
+            ) from error
+        if is_machine_fault(error):
+            raise MachineError(f"the episode of seed {seed} was cut off: {describe_error(error)}") from error
         judge.invalidate(f"the episode crashed: {type(error).__name__}: {error}")
     push_m = sim.push_test() if push and judge.success else None
-    if video is not None and steps:
-        write_video(video, episode_frames(steps, itertools.repeat(instruction)))
+    has_video = video is not None and bool(steps) and _video_written(video, steps, instruction)
     first = trace.first
-    assert first is not None, "a rollout that was begun has seen the start"
+    assert first is not None, "a rollout that began has seen the start"
     recording = Recording(
         states=np.stack(trace.states),
         actions=np.stack(trace.actions) if trace.actions else np.zeros((0, ACTION_DIM), np.float32),
         strip=frame_strip([step.observation.image for step in steps] or [first.image]),
     )
-    return episode_result(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m), recording
+    result = episode_result(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m)
+    return EvaluatedEpisode(result, recording, has_video)
+
+
+def _video_written(path: Path, steps: Sequence[Step], instruction: str) -> bool:
+    """Write the video of an episode; where that fails, warn, and leave no older video in its place."""
+    try:
+        write_video(path, episode_frames(steps, itertools.repeat(instruction)))
+    except (OSError, RuntimeError) as error:  # imageio raises RuntimeError where it finds no ffmpeg
+        path.unlink(missing_ok=True)
+        print(f"WARNING: the video {path.name} could not be written: {describe_error(error)}", flush=True)
+        return False
+    return True
+
+
+def died_episode(seed: int, instruction: str, reason: str) -> EvaluatedEpisode:
+    """The INVALID episode of a worker process that died: it began, and nothing else is known of it."""
+    result = EpisodeResult(
+        seed=seed,
+        instruction=instruction,
+        success=False,
+        reported_success=False,
+        verdict=f"INVALID: {reason}",
+        failed="valid",
+        failed_step=None,
+        invalid_reason=reason,
+        phase="none",
+        phase_times_s={},
+        steps=0,
+        reward=0.0,
+        gripper_closures=0,
+        regrasps=0,
+        drops=0,
+        grasped=False,
+        lifted=False,
+        max_height_m=0.0,
+        closest_m=None,
+        path_m=0.0,
+        cube_x_m=None,
+        cube_y_m=None,
+        cube_yaw_deg=None,
+        push_m=None,
+        inference_ms=[],
+    )
+    return EvaluatedEpisode(result, Recording(np.zeros((0, 0)), np.zeros((0, ACTION_DIM), np.float32), None))
 
 
 def episode_result(
@@ -166,28 +210,15 @@ def episode_result(
     first: Evidence,
     push_m: float | None,
 ) -> EpisodeResult:
-    """What is reported of an episode of these steps, which began with the evidence `first`."""
+    """The result of an episode of these steps, which began with the evidence `first` and the cube's angle `yaw_deg`."""
     verdict = judge.verdict()
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
     distances = [float(np.linalg.norm(o.gripper_pos - o.cube_pos)) for o in outcomes]
-    grasped = [outcome.is_grasped(judge.limits) for outcome in outcomes]
-    lifted = [
-        held and (met := check(outcome, judge.limits))["lifted"] and met["free"]
-        for held, outcome in zip(grasped, outcomes, strict=True)
-    ]
+    reached = _phases_by_step(outcomes, distances, judge)
+    times = {phase: round(outcomes[met.index(True)].time_s, 3) for phase, met in reached.items() if any(met)}
     drops, regrasps = count_losses(outcomes, judge.limits)
-    reached = {
-        "approached": [distance < APPROACHED_M for distance in distances],
-        "touched": [outcome.left_touch or outcome.right_touch for outcome in outcomes],
-        "grasped": grasped,
-        "lifted": lifted,
-        "held": [False] * (len(steps) - 1) + [judge.success] if steps else [],
-    }
-    times = {
-        phase: round(steps[met.index(True)].outcome.evidence.time_s, 3) for phase, met in reached.items() if any(met)
-    }
-    way = np.array([first.gripper_pos, *(outcome.gripper_pos for outcome in outcomes)])
+    path = np.array([first.gripper_pos, *(outcome.gripper_pos for outcome in outcomes)])
     return EpisodeResult(
         seed=seed,
         instruction=instruction,
@@ -204,11 +235,11 @@ def episode_result(
         gripper_closures=int((closing[1:] & ~closing[:-1]).sum()),
         regrasps=regrasps,
         drops=drops,
-        grasped=any(grasped),
-        lifted=any(lifted),
+        grasped=any(reached["grasped"]),
+        lifted=any(reached["lifted"]),
         max_height_m=max((outcome.height_m for outcome in outcomes), default=0.0),
         closest_m=min(distances, default=None),
-        path_m=float(np.linalg.norm(np.diff(way, axis=0), axis=1).sum()),
+        path_m=float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum()),
         cube_x_m=float(first.cube_pos[0]),
         cube_y_m=float(first.cube_pos[1]),
         cube_yaw_deg=yaw_deg,
@@ -217,8 +248,23 @@ def episode_result(
     )
 
 
+def _phases_by_step(outcomes: Sequence[Evidence], distances: Sequence[float], judge: Judge) -> dict[str, list[bool]]:
+    """For each of PHASES, at which steps it was met."""
+    lifted = []
+    for outcome in outcomes:
+        conditions = check(outcome, judge.limits)
+        lifted.append(outcome.is_grasped(judge.limits) and conditions["lifted"] and conditions["free"])
+    return {
+        "approached": [distance < APPROACHED_M for distance in distances],
+        "touched": [outcome.left_touch or outcome.right_touch for outcome in outcomes],
+        "grasped": [outcome.is_grasped(judge.limits) for outcome in outcomes],
+        "lifted": lifted,
+        "held": [False] * (len(outcomes) - 1) + [judge.success] if outcomes else [],
+    }
+
+
 def count_losses(outcomes: Sequence[Evidence], limits: Thresholds) -> tuple[int, int]:
-    """Drops and regrasps of an episode.
+    """Count the drops and the regrasps of an episode.
 
     A grasped cube is lost when no finger touches it any more, or when it was raised, is not squeezed, and the table
     carries it again; a squeeze that only weakens for a step is no loss. A drop is the loss of a raised cube, a regrasp
@@ -248,116 +294,3 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
         "invalid": sum(result.invalid_reason is not None for result in results) / len(results),
     }
     return summary | ({"closest_cm": 100 * float(np.mean(closest))} if closest else {})
-
-
-def evaluate_in_worker(task: EvalTask) -> tuple[EpisodeResult, Recording]:
-    """Run `task` with this worker's simulator and its copy of the policy."""
-    sim = simulator()
-    sim.perturbation = task.perturbation
-    return run_episode(sim, task_actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
-
-
-def task_actor(task: EvalTask) -> Actor:
-    """Who acts in `task`: a control, or the checkpoint's policy on one CPU thread, loaded once in a process."""
-    if task.policy != "checkpoint":
-        return control(task.policy)
-    torch.set_num_threads(1)
-    device = torch.device("cpu")
-    if task.server is None:
-        model, checkpoint = load_policy(task.checkpoint, device)
-    else:
-        model, checkpoint = _remote_policy(task.server, task.checkpoint)
-    known = {task.instruction: torch.from_numpy(task.embedding)}
-    embeddings = InstructionEmbeddings(known, checkpoint["text_identity"], "")
-    return PolicyActor(model, embeddings, device, task.control, task.blind)
-
-
-@functools.cache
-def _remote_policy(server: str, path: Path) -> tuple[RemoteModel, dict[str, Any]]:
-    checkpoint = load_checkpoint(path)
-    return RemoteModel(server, checkpoint["model_config"]), checkpoint
-
-
-def instruction_table(results: Sequence[EpisodeResult]) -> str:
-    """Success by the verdict for each instruction, with exact 95% intervals."""
-    rows = []
-    for instruction in dict.fromkeys(result.instruction for result in results):
-        successes = [result.success for result in results if result.instruction == instruction]
-        rows.append((instruction, rate(sum(successes), len(successes))))
-    return markdown_table(("instruction", "success by the verdict"), rows)
-
-
-TABLE_4 = ("Table 4: metric", "report, reported", "report, actual", "here")
-FAILURES = ("failures: came as far as", "failed condition", "episodes")
-
-
-def report_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str, str]]:
-    """Table 4 of the report: what it reported, what was true of it, and this run; exact 95% intervals."""
-    count = len(results)
-    times = np.array([ms for result in results for ms in result.inference_ms])
-
-    def share(met: Callable[[EpisodeResult], bool]) -> str:
-        return rate(sum(map(met, results)), count)
-
-    return [
-        ("Success by the report's rule (world height > 8 cm)", "10/10", "10/10", share(lambda r: r.reported_success)),
-        ("Success by the verdict (true lift, held 1 s)", "-", "0/10", share(lambda r: r.success)),
-        ("Episodes with a gripper closure", "-", "0/10", share(lambda r: r.gripper_closures > 0)),
-        ("Gripper closure events", "-", "0", str(sum(r.gripper_closures for r in results))),
-        ("Cubes grasped", "-", "0/10", share(lambda r: r.grasped)),
-        ("Cubes lifted", "-", "0/10", share(lambda r: r.lifted)),
-        ("Episodes with a drop", "-", "-", share(lambda r: r.drops > 0)),
-        ("Invalid episodes (counted as failures)", "-", "-", share(lambda r: r.invalid_reason is not None)),
-        ("Average episode length (steps)", "87", "200", f"{np.mean([r.steps for r in results]):.0f}"),
-        ("Average total reward", "49.01", "39.26", f"{np.mean([r.reward for r in results]):.2f}"),
-        (
-            "Inference time per action, median (p95)",
-            "52 ms",
-            "52 ms",
-            f"{np.median(times):.0f} ms ({np.percentile(times, 95):.0f} ms)" if times.size else "-",
-        ),
-    ]
-
-
-def report_table(results: Sequence[EpisodeResult]) -> str:
-    """`report_rows` as Markdown."""
-    return markdown_table(TABLE_4, report_rows(results))
-
-
-def failure_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
-    """How far the failed episodes came, which condition failed them, and how many they were."""
-    failures = Counter((r.phase, r.failed or "-") for r in results if not r.success)
-    order = ("none", *PHASES)
-    return [
-        (phase, failed.replace("_", " "), str(count))
-        for (phase, failed), count in sorted(failures.items(), key=lambda item: (order.index(item[0][0]), -item[1]))
-    ]
-
-
-def failure_table(results: Sequence[EpisodeResult]) -> str:
-    """`failure_rows` as Markdown."""
-    return markdown_table(FAILURES, failure_rows(results))
-
-
-def push_summary(results: Sequence[EpisodeResult]) -> dict[str, Any] | None:
-    """What the push test found; None where no held cube was pushed."""
-    pushes = [result.push_m for result in results if result.push_m is not None]
-    if not pushes:
-        return None
-    return {
-        "pushed": len(pushes),
-        "withstood": sum(push <= MAX_PUSH_M for push in pushes),
-        "largest_m": max(pushes),
-        "limit_m": MAX_PUSH_M,
-    }
-
-
-def push_line(results: Sequence[EpisodeResult]) -> str:
-    """The same in words."""
-    found = push_summary(results)
-    if found is None:
-        return "Push test: no cube was held that could have been pushed."
-    return (
-        f"Push test, ten times the cube's weight, six ways: {found['withstood']} of {found['pushed']} held cubes moved "
-        f"by {1e3 * MAX_PUSH_M:.0f} mm at most; the largest movement was {1e3 * found['largest_m']:.1f} mm."
-    )

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 from PIL import Image
 
-from vla.evaluation.episode import FAILURES, PHASES, TABLE_4, EpisodeResult, failure_rows, report_rows
-from vla.evaluation.statistics import percent_bounds, share
+from vla.evaluation.episode import PHASES, EpisodeResult, EvaluatedEpisode
+from vla.evaluation.tables import FAILURES, TABLE_4, failure_rows, rate_rows, report_rows
 from vla.files import write_text
 
 _TEMPLATE = Path(__file__).with_name("html_report.html.j2")
@@ -25,33 +24,31 @@ def write_report(
     path: Path,
     title: str,
     facts: dict[str, str],
-    results: Sequence[EpisodeResult],
-    strips: Sequence[np.ndarray],
+    episodes: Sequence[EvaluatedEpisode],
     videos: Sequence[Path | None],
     push: str | None = None,
 ) -> None:
-    """Write the page: `facts` (name, value) in its head, then tables, plots, and every episode with its frames."""
-    rows: list[dict[str, Any]] = [
-        {
-            "number": number,
-            "result": result,
-            "strip": _data_url(_jpeg(strip), "image/jpeg"),
-            # Relative, so that the folder can be moved.
-            "video": None if video is None else os.path.relpath(video, path.parent),
-        }
-        for number, (result, strip, video) in enumerate(zip(results, strips, videos, strict=True), start=1)
-    ]
-    rows.sort(key=lambda row: (row["result"].success, row["number"]))
+    """Write the page: tables, `facts` about the run, plots, and every episode with its frames.
+
+    Args:
+        path: HTML file.
+        title: the page's title.
+        facts: name and value of what is told about the run.
+        episodes: at least one.
+        videos: one for each episode; None: it has no video.
+        push: what the push test found; None: it was not asked for.
+    """
+    results = [episode.result for episode in episodes]
+    plots = [("How far the episodes came", _phases_plot(results)), ("Where the cube lay", _start_plot(results))]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    plots = [("How far the episodes came", _funnel(results)), ("Where the cube lay", _map(results))]
     write_text(
         path,
         template.render(
             title=title,
             facts=facts,
             plots=[(name, _data_url(picture, "image/png")) for name, picture in plots],
-            rows=rows,
+            rows=_episode_rows(path.parent, episodes, videos),
             table=rate_rows(results),
             table_4=[TABLE_4, *report_rows(results)],
             failures=[FAILURES, *failure_rows(results)] if not all(result.success for result in results) else [],
@@ -60,29 +57,29 @@ def write_report(
     )
 
 
-def rate_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
-    """What, share of the episodes, exact 95% interval."""
-    count = len(results)
+def _episode_rows(
+    folder: Path, episodes: Sequence[EvaluatedEpisode], videos: Sequence[Path | None]
+) -> list[dict[str, Any]]:
+    """What the template shows of each episode, failures first; videos relative to `folder`, which can be moved."""
+    rows: list[dict[str, Any]] = []
+    for number, (episode, video) in enumerate(zip(episodes, videos, strict=True), start=1):
+        strip = episode.recording.strip
+        rows.append(
+            {
+                "number": number,
+                "result": episode.result,
+                "strip": None if strip is None else _data_url(_jpeg(strip), "image/jpeg"),
+                "video": None if video is None else os.path.relpath(video, folder),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["result"].success, row["number"]))
 
-    def line(what: str, met: Sequence[bool]) -> tuple[str, str, str]:
-        return what, share(sum(met), count), " to ".join(percent_bounds(sum(met), count))
 
-    return [
-        line("true success, by the verdict", [r.success for r in results]),
-        line("success by the report's rule", [r.reported_success for r in results]),
-        line("grasped", [r.grasped for r in results]),
-        line("lifted", [r.lifted for r in results]),
-        line("with a drop", [r.drops > 0 for r in results]),
-        line("with more than one grasp", [r.regrasps > 0 for r in results]),
-        line("invalid (counted as failures)", [r.invalid_reason is not None for r in results]),
-    ]
-
-
-def _funnel(results: Sequence[EpisodeResult]) -> bytes:
+def _phases_plot(results: Sequence[EpisodeResult]) -> bytes:
+    """How many episodes reached each phase, as PNG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    matplotlib.use("agg")
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axis = figure.subplots()
     counts = [sum(phase in result.phase_times_s for result in results) for phase in PHASES]
@@ -94,16 +91,19 @@ def _funnel(results: Sequence[EpisodeResult]) -> bytes:
     return _png(figure)
 
 
-def _map(results: Sequence[EpisodeResult]) -> bytes:
+def _start_plot(results: Sequence[EpisodeResult]) -> bytes:
+    """Where the cube lay and how it was turned when the episodes began, where that is known, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     place, angle = figure.subplots(1, 2)
     for success, colour, label in ((True, "#2a9d5c", "lifted"), (False, "#c0392b", "failed")):
         chosen = [result for result in results if result.success == success]
-        x, y = [100 * r.cube_x_m for r in chosen], [100 * r.cube_y_m for r in chosen]
+        known = [(r.cube_x_m, r.cube_y_m) for r in chosen if r.cube_x_m is not None and r.cube_y_m is not None]
+        turned = [(r.cube_yaw_deg, r.steps) for r in chosen if r.cube_yaw_deg is not None]
+        x, y = [100 * x_m for x_m, _ in known], [100 * y_m for _, y_m in known]
         place.scatter(x, y, s=18, color=colour, label=f"{label}: {len(chosen)}")
-        angle.scatter([r.cube_yaw_deg for r in chosen], [r.steps for r in chosen], s=18, color=colour)
+        angle.scatter([yaw_deg for yaw_deg, _ in turned], [steps for _, steps in turned], s=18, color=colour)
     place.set_xlabel("x (cm)")
     place.set_ylabel("y (cm)")
     place.set_aspect("equal")

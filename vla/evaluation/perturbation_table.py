@@ -1,4 +1,4 @@
-"""An evaluation under perturbations: its cells, the file that lets a stopped run continue, the table and the plot."""
+"""Results under perturbations: the cells, the file that lets a stopped run continue, the table and the plot."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Any
 
 from vla.errors import UserError
 from vla.evaluation.episode import EpisodeResult
+from vla.evaluation.identity import Question, difference
 from vla.evaluation.statistics import mcnemar, rate, success_interval
 from vla.files import atomic_path, write_text
 from vla.markdown import markdown_table
 from vla.sim.perturbations import AXES, Perturbation
 
 PERTURB_VERSION = 2
-"""Of the file. Files without one (docs/results/perturb.json) lack what each episode became, and are only shown."""
+"""Version of perturb.json. Files without one (docs/results/perturb.json) lack the outcome of each episode, and can only
+be shown."""
 UNPERTURBED = "none"
-"""The cell in which nothing is changed."""
+"""Name of the cell in which nothing is changed."""
 
 Cell = dict[str, Any]
+"""What is kept of the episodes under one perturbation, as JSON types."""
 
 
 def measured_cell(perturbation: Perturbation | None, results: Sequence[EpisodeResult]) -> Cell:
-    """What is kept of the episodes under `perturbation`."""
+    """The cell of the episodes under `perturbation`; None: nothing was changed."""
     failed = Counter(str(result.failed) for result in results if not result.success)
     return {
         "size": None if perturbation is None else AXES[perturbation.axis].sizes[perturbation.level - 1],
@@ -38,14 +41,14 @@ def measured_cell(perturbation: Perturbation | None, results: Sequence[EpisodeRe
     }
 
 
-def write_cells(path: Path, asked: dict[str, Any], cells: dict[str, Cell]) -> None:
-    """Write the file: what was asked, and one line for each cell."""
+def write_cells(path: Path, question: Question, cells: dict[str, Cell]) -> None:
+    """Write perturb.json: the question, and one line for each cell."""
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(cell)}" for name, cell in cells.items())
-    head = json.dumps({"perturb_version": PERTURB_VERSION, **asked}, indent=1).removesuffix("\n}")
+    head = json.dumps({"perturb_version": PERTURB_VERSION, **question}, indent=1).removesuffix("\n}")
     write_text(path, f'{head},\n "cells": {{\n{lines}\n }}\n}}\n')
 
 
-def read_cells(path: Path, asked: dict[str, Any]) -> dict[str, Cell]:
+def read_cells(path: Path, question: Question) -> dict[str, Cell]:
     """What a stopped run of the same question has measured already; nothing where there is no file.
 
     Raises:
@@ -61,14 +64,10 @@ def read_cells(path: Path, asked: dict[str, Any]) -> dict[str, Cell]:
     if not isinstance(stored, dict) or not isinstance(stored.get("cells"), dict):
         raise UserError(f"{path} is damaged, or is no result of --perturb: it holds no cells by name; {remedy}")
     cells: dict[str, Cell] = stored.pop("cells")
-    wanted = json.loads(json.dumps({"perturb_version": PERTURB_VERSION, **asked}))
-    for name in (*wanted, *stored):
-        if stored.get(name) != wanted.get(name):
-            raise UserError(
-                f"{path} is of another run: {name} is {str(stored.get(name))[:80]} there, "
-                f"{str(wanted.get(name))[:80]} here; {remedy}"
-            )
-    first, last = wanted["seeds"]
+    differs = difference(stored, {"perturb_version": PERTURB_VERSION, **question})
+    if differs is not None:
+        raise UserError(f"{path} is of another run: {differs}; {remedy}")
+    first, last = question["seeds"]
     for name, cell in cells.items():
         problem = _problem(name, cell, list(range(first, last + 1)))
         if problem:
@@ -77,7 +76,7 @@ def read_cells(path: Path, asked: dict[str, Any]) -> dict[str, Cell]:
 
 
 def _problem(name: str, cell: object, seeds: list[int]) -> str | None:
-    """What is wrong with a cell of a file, in words."""
+    """What is wrong with a cell of a file, in words; None: nothing."""
     axis, _, level = name.partition(":")
     if name != UNPERTURBED and (axis not in AXES or level not in ("1", "2", "3")):
         return f"names none of the perturbations {', '.join(AXES)} at a level from 1 to 3"
@@ -100,9 +99,9 @@ def _problem(name: str, cell: object, seeds: list[int]) -> str | None:
 
 
 def paired(base: Cell, cell: Cell) -> tuple[int, int] | None:
-    """Episodes that only `base` lifted, and those that only `cell` lifted, on the same seeds; None: not known.
+    """Count the episodes that only `base` lifted and those that only `cell` lifted, on the same seeds; None: not known.
 
-    Cells of old files hold totals. They suffice where the unperturbed arm lifted all.
+    Cells of old files hold totals, which suffice where the unperturbed arm lifted every cube.
     """
     if "success" in base and "success" in cell:
         pairs = list(zip(base["success"], cell["success"], strict=True))
@@ -113,7 +112,7 @@ def paired(base: Cell, cell: Cell) -> tuple[int, int] | None:
 
 
 def perturbation_table(cells: dict[str, Cell]) -> str:
-    """True success of each cell with its exact 95% interval, and the same seeds unperturbed against it."""
+    """True success of each cell with its exact 95% interval, compared with the same seeds unperturbed, as Markdown."""
     rows = []
     for name, cell in cells.items():
         axis, _, level = name.partition(":")
@@ -132,7 +131,7 @@ def perturbation_table(cells: dict[str, Cell]) -> str:
 
 
 def write_perturbation_plot(path: Path, cells: dict[str, Cell]) -> None:
-    """A picture of the same: a line of three levels for each axis, the unperturbed rate across all."""
+    """Plot true success (PNG): a panel with three levels for each axis, the unperturbed rate as a dotted line."""
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(name.partition(":")[0] for name in cells if name != UNPERTURBED))
@@ -147,10 +146,10 @@ def write_perturbation_plot(path: Path, cells: dict[str, Cell]) -> None:
         chosen = {level: cells[f"{axis}:{level}"] for level in (1, 2, 3) if f"{axis}:{level}" in cells}
         rates = [cell["lifted"] / cell["episodes"] for cell in chosen.values()]
         bounds = [success_interval(cell["lifted"], cell["episodes"]) for cell in chosen.values()]
-        errors = [[r - low for r, (low, _) in zip(rates, bounds, strict=True)]]
-        errors.append([high - r for r, (_, high) in zip(rates, bounds, strict=True)])
+        below = [middle - low for middle, (low, _) in zip(rates, bounds, strict=True)]
+        above = [high - middle for middle, (_, high) in zip(rates, bounds, strict=True)]
         panel.axhline(base, linestyle=":", color="gray")
-        panel.errorbar(list(chosen), rates, yerr=errors, marker="o", capsize=3, color="#3b6ea5")
+        panel.errorbar(list(chosen), rates, yerr=[below, above], marker="o", capsize=3, color="#3b6ea5")
         panel.set_title(axis, fontsize=9)
         panel.set_xticks([1, 2, 3])
         panel.set_ylim(-0.05, 1.05)

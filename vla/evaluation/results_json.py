@@ -1,4 +1,4 @@
-"""`results.json`: everything about an evaluation that a machine may ask for, with versions and intervals."""
+"""`results.json`: what programs read of an evaluation, with versions and intervals."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from vla.evaluation.episode import EpisodeResult, failure_rows, push_summary
+from vla.evaluation.episode import EpisodeResult
 from vla.evaluation.statistics import success_interval
+from vla.evaluation.tables import failure_rows, push_summary
 from vla.judging.verdict import Thresholds
 from vla.sim.config import EnvConfig, installed_versions
 
 RESULTS_VERSION = 2
-_RATES: dict[str, Callable[[EpisodeResult], bool]] = {
-    "success": lambda r: r.success,
-    "reported_success": lambda r: r.reported_success,
-    "gripper_closure": lambda r: r.gripper_closures > 0,
-    "grasped": lambda r: r.grasped,
-    "lifted": lambda r: r.lifted,
-    "drop": lambda r: r.drops > 0,
-    "regrasp": lambda r: r.regrasps > 0,
-    "invalid": lambda r: r.invalid_reason is not None,
+_EVENTS: dict[str, Callable[[EpisodeResult], bool]] = {
+    "success": lambda result: result.success,
+    "reported_success": lambda result: result.reported_success,
+    "gripper_closure": lambda result: result.gripper_closures > 0,
+    "grasped": lambda result: result.grasped,
+    "lifted": lambda result: result.lifted,
+    "drop": lambda result: result.drops > 0,
+    "regrasp": lambda result: result.regrasps > 0,
+    "invalid": lambda result: result.invalid_reason is not None,
 }
+"""What `table_4` counts episodes of."""
 
 
 def run_versions() -> dict[str, str]:
-    """The packages that decide how an episode runs, and those that compute the policy."""
+    """Versions of the packages that decide how an episode runs, and of those that compute the policy."""
     computed = {name: version(name) for name in ("torch", "torchvision")}
     return installed_versions() | computed | {"python": platform.python_version()}
 
@@ -43,19 +45,19 @@ def results_json(
     results: Sequence[EpisodeResult],
     videos: Sequence[Path | None],
 ) -> dict[str, Any]:
-    """Everything but wall-clock times is the same for the same command on the same machine; those are in `timing`.
+    """The content of `results.json`, as JSON types.
 
-    `facts` is about the policy and the run, `options` are the command's.
+    Everything but the key `timing` is the same for the same command on the same machine.
+
+    Args:
+        facts: about the policy and the run; they become keys of their own.
+        options: of the command.
+        env: configuration of the simulator.
+        results: one for each episode.
+        videos: one for each episode; None: it has no video.
     """
-    successes, reported = (sum(met) for met in zip(*((r.success, r.reported_success) for r in results), strict=True))
-    times = [result.inference_ms for result in results]
-    every = [ms for episode in times for ms in episode]
-    episodes = []
-    for result, video in zip(results, videos, strict=True):
-        episode = dataclasses.asdict(result)
-        del episode["inference_ms"]
-        episode["video"] = None if video is None else str(video)
-        episodes.append(episode)
+    successes = sum(result.success for result in results)
+    reported = sum(result.reported_success for result in results)
     return {
         "results_version": RESULTS_VERSION,
         **facts,
@@ -72,19 +74,31 @@ def results_json(
             {"phase": phase, "failed": failed, "episodes": int(count)} for phase, failed, count in failure_rows(results)
         ],
         "push_test": push_summary(results),
-        "timing": {
-            "inference_ms_median": [float(np.median(episode)) if episode else None for episode in times],
-            "inference_ms_all_median_p95": [float(np.percentile(every, at)) for at in (50, 95)] if every else None,
-        },
-        "episodes": episodes,
+        "timing": _timing(results),
+        "episodes": [_episode(result, video) for result, video in zip(results, videos, strict=True)],
     }
 
 
+def _episode(result: EpisodeResult, video: Path | None) -> dict[str, Any]:
+    """An episode without its times, with the path of its video."""
+    content = dataclasses.asdict(result)
+    del content["inference_ms"]
+    return content | {"video": None if video is None else str(video)}
+
+
+def _timing(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Median inference time of each episode, and median and 95th percentile over all steps; None without steps."""
+    medians = [float(np.median(result.inference_ms)) if result.inference_ms else None for result in results]
+    times = [ms for result in results for ms in result.inference_ms]
+    overall = [float(np.percentile(times, percent)) for percent in (50, 95)] if times else None
+    return {"inference_ms_median": medians, "inference_ms_all_median_p95": overall}
+
+
 def _table_4(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """The figures of `vla.evaluation.episode.report_table`."""
+    """The figures of `vla.evaluation.tables.report_table`."""
     rates = {}
-    for name, met in _RATES.items():
-        count = sum(map(met, results))
+    for name, met in _EVENTS.items():
+        count = sum(met(result) for result in results)
         rates[name] = {
             "count": count,
             "rate": count / len(results),

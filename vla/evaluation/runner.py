@@ -1,92 +1,118 @@
-"""Runs the episodes of an evaluation in simulator workers, with one copy of the network for all of them where asked."""
+"""Runs the episodes of an evaluation in simulator workers, with one copy of the network for all of them if asked."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from vla.evaluation.episode import EpisodeResult, EvalTask, Recording, evaluate_in_worker
+from vla.errors import MachineError
+from vla.evaluation.episode import EvaluatedEpisode, died_episode
+from vla.evaluation.plan import EvaluationPlan, Subject
+from vla.evaluation.task import EvalTask, evaluate_in_worker
 from vla.policies.checkpoint import load_policy
-from vla.policies.devices import choose_device
+from vla.policies.devices import choose_device, stop_on_machine_fault
+from vla.policies.faults import describe_error
 from vla.policies.inference_server import BATCH, InferenceServer
-from vla.sim.config import EnvConfig
 from vla.sim.workers import SimulatorWorkers
 
-Episode = tuple[EpisodeResult, Recording]
 DIED = "the simulator process died, twice"
 
 
-class Evaluator:
-    """Made by `evaluator`."""
+class EpisodeRunner:
+    """Simulator workers that run episodes; `episode_runner` makes one."""
 
     def __init__(self, workers: SimulatorWorkers, server: InferenceServer | None, device: torch.device) -> None:
         self._workers = workers
-        self.server = None if server is None else server.address
-        """Address of the inference server; None: the workers compute for themselves."""
-        self.facts = {
+        self._address = None if server is None else server.address
+        self.facts: dict[str, Any] = {
             "gl_backend": os.environ.get("MUJOCO_GL", ""),
-            "inference": "each worker, one CPU thread" if server is None else f"shared, {_name(device)}",
+            "inference": "each worker, one CPU thread" if server is None else f"shared, {_device_name(device)}",
+            "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", ""),
         }
-        """What else decides about the last digits of a result."""
+        """What else decides the last digits of a result."""
 
-    def run(self, tasks: Sequence[EvalTask], label: str) -> list[Episode]:
-        """The episodes in the order of the tasks, whatever the number of workers; a dead worker's are INVALID."""
-        lifted = 0
-        with tqdm(total=len(tasks), unit="episode", desc=label) as bar:
+    def run(
+        self,
+        tasks: Sequence[EvalTask],
+        label: str,
+        keep: Callable[[EvaluatedEpisode], None] | None = None,
+        finished: Sequence[EvaluatedEpisode] = (),
+    ) -> list[EvaluatedEpisode]:
+        """Run the tasks and return their episodes in the same order, whatever the number of workers.
 
-            def count(episode: Episode) -> None:
+        An episode whose worker died twice is INVALID.
+
+        Args:
+            tasks: the episodes to run.
+            label: text before the progress bar.
+            keep: called with each episode as soon as it has ended.
+            finished: episodes that an earlier run has finished, for the progress bar.
+        """
+        lifted = sum(episode.result.success for episode in finished)
+        episodes: dict[int, EvaluatedEpisode] = {}
+        total = len(finished) + len(tasks)
+        with tqdm(total=total, initial=len(finished), unit="episode", desc=label) as bar:
+
+            def done(number: int, episode: EvaluatedEpisode | None) -> None:
                 nonlocal lifted
-                lifted += episode[0].success
+                if episode is None:
+                    episode = died_episode(tasks[number].seed, tasks[number].instruction, DIED)
+                episodes[number] = episode
+                if keep is not None:
+                    keep(episode)
+                lifted += episode.result.success
                 bar.update()
                 bar.set_postfix_str(f"{lifted} lifted")
 
-            tasks = [dataclasses.replace(task, server=self.server) for task in tasks]
-            episodes = self._workers.run(evaluate_in_worker, tasks, count)
-        return [self._dead(task) if episode is None else episode for task, episode in zip(tasks, episodes, strict=True)]
-
-    def _dead(self, task: EvalTask) -> Episode:
-        """An episode whose worker died has begun, and so it counts; known of it is only how it began."""
-        begun = dataclasses.replace(task, policy="zero", max_steps=0, video=None, server=None)
-        (episode,) = self._workers.run(evaluate_in_worker, [begun])
-        if episode is None:
-            raise BrokenProcessPool("a simulator cannot even begin this episode")
-        result, recording = episode
-        dead = dataclasses.replace(
-            result, failed="valid", failed_step=0, verdict=f"INVALID: {DIED}", invalid_reason=DIED
-        )
-        return dead, recording
+            served = [dataclasses.replace(task, server=self._address) for task in tasks]
+            self._workers.run(evaluate_in_worker, served, done)
+        return [episodes[number] for number in range(len(tasks))]
 
 
 @contextmanager
-def evaluator(
-    workers: int, env: EnvConfig, checkpoint: Path | None, inference: Literal["auto", "workers", "shared"]
-) -> Iterator[Evaluator]:
-    """Simulator workers, and the server that computes for them where `inference` asks for it.
+def episode_runner(plan: EvaluationPlan, subject: Subject) -> Iterator[EpisodeRunner]:
+    """Start simulator workers, and the inference server where the plan asks for it and a checkpoint acts.
 
-    `checkpoint` is the policy's; None where a control acts, which computes nothing.
+    Raises:
+        MachineError: a simulator cannot start, or the GPU has no room for the policy.
     """
-    with SimulatorWorkers(workers, env) as simulators:
+    with SimulatorWorkers(plan.worker_count(), subject.env) as simulators:
         device = choose_device()
-        shared = inference == "shared" or (inference == "auto" and device.type == "cuda")
+        shared = plan.inference == "shared" or (plan.inference == "auto" and device.type == "cuda")
         server = None
-        if shared and checkpoint is not None:
-            # Batches have a fixed size; a CPU would pay for the rows that nobody asked for (LOG.md): there it is one.
-            model, _ = load_policy(checkpoint, device)
+        if shared and subject.policy == "checkpoint":
+            with stop_on_machine_fault("free it, or give --inference workers"):
+                model, _ = load_policy(subject.checkpoint, device)
+            # Batches have a fixed size. A CPU would compute their empty rows for nothing (LOG.md): there it is 1.
             server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)
         try:
-            yield Evaluator(simulators, server, device)
+            yield EpisodeRunner(simulators, server, device)
         finally:
             if server is not None:
-                server.close()  # before the workers are waited for: one may be waiting for an answer
+                server.close()  # before the workers end: one may be waiting for an answer
 
 
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Add to a fault of the machine that the same command continues.
+
+    Raises:
+        MachineError: the machine failed; an OSError, such as a full disk, is one.
+    """
+    try:
+        yield
+    except (MachineError, OSError) as fault:
+        what = str(fault) if isinstance(fault, MachineError) else describe_error(fault)
+        raise MachineError(f"{what}; what has finished is kept: run the same command again to continue") from fault
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

@@ -1,6 +1,6 @@
 """Simulator workers: spawned processes that each hold one simulator.
 
-Spawned, not forked: a GL context made before a fork crashes the child.
+They are spawned, not forked: a GL context that was made before a fork crashes the child.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from vla.errors import MachineError, UserError
 from vla.sim import gl
 from vla.sim.config import EnvConfig
 from vla.sim.env import Simulator
@@ -23,10 +24,12 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _simulator: Simulator | None = None
+_start_error: Exception | None = None
+"""Why this worker has no simulator."""
 
 
 def simulator_pool(workers: int, config: EnvConfig, draws: bool = True) -> ProcessPoolExecutor:
-    """A pool whose tasks may call `simulator()`, which draws pictures or leaves them black."""
+    """Return a pool whose tasks may call `simulator()`; `draws` False: its images are black."""
     gl.select_backend()  # once here, so that every worker inherits the choice
     # More threads than cores made two workers ten times slower than one.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
@@ -40,12 +43,13 @@ def simulator_pool(workers: int, config: EnvConfig, draws: bool = True) -> Proce
 
 
 class SimulatorWorkers:
-    """A pool that survives the death of a worker, a segmentation fault or for want of memory.
+    """A pool that survives the death of a worker, such as a segmentation fault or a lack of memory.
 
-    A context manager; when something fails, what was not begun is forgotten.
+    Use it as a context manager. When an exception leaves the context, tasks that have not begun are cancelled.
 
     Raises:
-        BrokenProcessPool: workers die before they have a simulator.
+        MachineError: a worker cannot start its simulator.
+        UserError: the configuration is one that no simulator can run.
     """
 
     def __init__(self, count: int, config: EnvConfig, draws: bool = True) -> None:
@@ -59,18 +63,32 @@ class SimulatorWorkers:
         self._pool.shutdown(wait=kind is None, cancel_futures=kind is not None)
 
     def run(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task], done: Callable[[Result], None] | None = None
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        done: Callable[[int, Result | None], None] | None = None,
     ) -> list[Result | None]:
-        """Results in the order of the tasks; `done` sees each as it comes.
+        """Run `function` on every task and return the results in the order of the tasks.
 
-        When a worker dies, each task that was under way is run once more, alone, which tells whose fault it was. None
-        stands for a task whose worker died twice.
+        When a worker dies, each task that was running is run once more, alone, which tells the task that kills its
+        worker from those that merely ran beside it. The result of a task whose worker died twice is None.
+
+        Args:
+            function: runs one task in a worker; importable, as it is pickled.
+            tasks: the arguments of `function`.
+            done: called in this process with the number of a task and its result, as soon as that is known.
         """
         results: dict[int, Result | None] = {}
+
+        def keep(number: int, result: Result | None) -> None:
+            results[number] = result
+            if done is not None:
+                done(number, result)
+
         while missing := [number for number in range(len(tasks)) if number not in results]:
-            for suspect in self._run_until_death(function, tasks, missing, results, done):
-                if self._run_until_death(function, tasks, [suspect], results, done):
-                    results[suspect] = None
+            for suspect in self._run_until_death(function, tasks, missing, keep):
+                if self._run_until_death(function, tasks, [suspect], keep):
+                    keep(suspect, None)
         return [results[number] for number in range(len(tasks))]
 
     def _run_until_death(
@@ -78,22 +96,19 @@ class SimulatorWorkers:
         function: Callable[[Task], Result],
         tasks: Sequence[Task],
         numbers: Sequence[int],
-        results: dict[int, Result | None],
-        done: Callable[[Result], None] | None,
+        keep: Callable[[int, Result | None], None],
     ) -> list[int]:
-        """Fill `results`; return the tasks that were under way when a worker died, none where none did."""
+        """Run the tasks of these numbers; return those that were running when a worker died, none where none died."""
         queue = iter(numbers)
         running: dict[Future[Result], int] = {}
         try:
-            # No more than there are workers: what only waits in the pool is under no suspicion when it breaks.
+            # No more than there are workers: a task that only waits in the pool is not suspected when it breaks.
             for number in itertools.islice(queue, self._count):
                 running[self._pool.submit(function, tasks[number])] = number
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     result = future.result()
-                    results[running.pop(future)] = result
-                    if done is not None:
-                        done(result)
+                    keep(running.pop(future), result)
                     for number in itertools.islice(queue, 1):
                         running[self._pool.submit(function, tasks[number])] = number
         except BrokenProcessPool:
@@ -104,25 +119,47 @@ class SimulatorWorkers:
 
     def _start(self) -> None:
         self._pool = simulator_pool(self._count, self._config, self._draws)
-        first, *_ = [self._pool.submit(os.getpid) for _ in range(self._count)]  # starts all of them
-        first.result()
+        # A task for each worker starts all of them. If one cannot start, none can: the first answer will do.
+        first, *_ = [self._pool.submit(_check_simulator) for _ in range(self._count)]
+        try:
+            first.result()
+        except BrokenProcessPool:
+            raise MachineError(
+                "a simulator process died while it started (out of memory?); try again with fewer --workers"
+            ) from None
 
 
 def simulator() -> Simulator:
-    """This worker's simulator."""
+    """Return this worker's simulator.
+
+    Raises:
+        MachineError: it could not be started.
+        UserError: the same, because of a mistake of the user.
+    """
+    if isinstance(_start_error, UserError):
+        raise _start_error
+    if _start_error is not None:
+        raise MachineError(f"a simulator cannot start: {type(_start_error).__name__}: {_start_error}")
     assert _simulator is not None, "called outside a worker of simulator_pool"
     return _simulator
 
 
+def _check_simulator() -> None:
+    simulator()
+
+
 def _initialise(config: EnvConfig, draws: bool) -> None:
-    global _simulator
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    global _simulator, _start_error
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process answers Ctrl-C
     threading.Thread(target=die_with_parent, daemon=True).start()
-    _simulator = Simulator(config, draws)
+    try:
+        _simulator = Simulator(config, draws)
+    except Exception as error:  # raised by the first task: an exception here would break the pool without its reason
+        _start_error = error
 
 
 def die_with_parent() -> None:
-    """A parent that was killed cannot stop its workers; they would wait for it forever."""
+    """End this process when its parent ends: a parent that was killed cannot stop its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

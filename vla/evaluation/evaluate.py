@@ -1,0 +1,144 @@
+"""Evaluates one policy: runs the episodes, and writes the results when all of them have ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla.evaluation.episode import EvaluatedEpisode
+from vla.evaluation.html_report import write_report
+from vla.evaluation.machine import machine_facts
+from vla.evaluation.partial import PartialEpisodes
+from vla.evaluation.plan import EvaluationPlan, Subject, video_name
+from vla.evaluation.recordings import write_episodes
+from vla.evaluation.results_json import results_json, run_versions
+from vla.evaluation.runner import episode_runner, resumable
+from vla.evaluation.tables import failure_table, instruction_table, push_line, report_table
+from vla.files import atomic_path, run_lock
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation whose episodes have all ended, before and after its results are published."""
+
+    plan: EvaluationPlan
+    subject: Subject
+    output_dir: Path
+    facts: dict[str, Any]
+    """About the policy and the run, for results.json."""
+    episodes: list[EvaluatedEpisode]
+    partial: PartialEpisodes
+    """The same episodes on the disk, until the results are published."""
+
+    def video_names(self) -> list[str | None]:
+        """File name of each episode's video; None: it has none."""
+        return [
+            video_name(number) if episode.has_video else None for number, episode in enumerate(self.episodes, start=1)
+        ]
+
+
+def evaluate(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> None:
+    """Evaluate a policy, write the results into `output_dir`, and print them.
+
+    A run that is stopped, by whatever, loses no finished episode: the same command continues. Older results in
+    `output_dir` stay until the new ones are whole.
+
+    Raises:
+        MachineError: the machine failed.
+        UserError: another run is writing into `output_dir`.
+    """
+    with run_lock(output_dir), resumable():
+        evaluation = run_episodes(plan, subject, output_dir)
+        table = publish(evaluation)
+        evaluation.partial.remove()
+    print(f"\n{table}")
+    for number, (episode, video) in enumerate(zip(evaluation.episodes, evaluation.video_names(), strict=True), start=1):
+        result = episode.result
+        shown = f"  {output_dir / video}" if video else ""
+        print(f"episode {number:3d}  seed {result.seed}  {result.steps:3d} steps  {result.verdict}{shown}")
+    print(f"\nresults: {output_dir / 'results.json'}, with pictures: {output_dir / 'report.html'}")
+
+
+def run_episodes(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> Evaluation:
+    """Run the episodes that an earlier run of the same question has not finished; publish nothing yet."""
+    with episode_runner(plan, subject) as runner:
+        partial = PartialEpisodes(output_dir, plan.question(subject, runner.facts))
+        for line in partial.describe_others():
+            print(line)
+        finished = partial.load()
+        tasks = plan.tasks(subject, partial.folder if plan.videos else None)
+        if finished:
+            print(f"continuing: {len(finished)} of {len(tasks)} episodes are finished ({partial.folder})")
+        missing = [task for task in tasks if task.seed not in finished]
+        run = runner.run(missing, "evaluate", partial.save, list(finished.values())) if missing else []
+    by_seed = finished | {episode.result.seed: episode for episode in run}
+    facts = subject.facts | {"split": plan.split} | runner.facts | {"machine": machine_facts()}
+    return Evaluation(plan, subject, output_dir, facts, [by_seed[task.seed] for task in tasks], partial)
+
+
+def publish(evaluation: Evaluation) -> str:
+    """Write all results beside the old ones, then let them take their places; return the tables as Markdown."""
+    folder, plan, episodes = evaluation.output_dir, evaluation.plan, evaluation.episodes
+    results = [episode.result for episode in episodes]
+    names = evaluation.video_names()
+    videos = [None if name is None else folder / name for name in names]
+    tables = _tables(evaluation)
+    push = push_line(results) if plan.push_test else None
+    options = plan.options | {"output_dir": folder}
+    content = results_json(evaluation.facts, options, evaluation.subject.env, results, videos)
+    title = f"{evaluation.facts['policy']} on Lift: {sum(r.success for r in results)} of {len(results)} truly lifted"
+    with ExitStack() as stack:
+        # Files take their places in reverse order: where results.json is new, everything beside it is new.
+        path = {
+            name: stack.enter_context(atomic_path(folder / name))
+            for name in ("results.json", "results.md", "report.html", "episodes.hdf5")
+        }
+        path["results.json"].write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+        path["results.md"].write_text(f"{tables}\n", encoding="utf-8")
+        write_episodes(path["episodes.hdf5"], evaluation.subject.env, episodes)
+        write_report(path["report.html"], title, _report_facts(evaluation), episodes, videos, push)
+        _publish_videos(evaluation.partial.folder, folder, [name for name in names if name is not None])
+    return f"{tables}\n"
+
+
+def _tables(evaluation: Evaluation) -> str:
+    """The content of results.md."""
+    plan = evaluation.plan
+    results = [episode.result for episode in evaluation.episodes]
+    tables = [report_table(results)]
+    if len(plan.instructions) > 1:
+        tables.append(instruction_table(results))
+    if not all(result.success for result in results):
+        tables.append(failure_table(results))
+    if plan.push_test:
+        tables.append(push_line(results))
+    first, last = plan.seeds()
+    tables.append(f"{plan.describe()}, {plan.split} seeds {first}-{last}; weights: {evaluation.facts['weights']}")
+    return "\n\n".join(tables)
+
+
+def _report_facts(evaluation: Evaluation) -> dict[str, str]:
+    """Names and values for the table of the run in report.html."""
+    machine: dict[str, str] = evaluation.facts["machine"]
+    facts = {name: value for name, value in evaluation.facts.items() if name != "machine"} | machine
+    first, last = evaluation.plan.seeds()
+    shown = {name.replace("_", " "): str(value) for name, value in facts.items()}
+    return shown | {"instruction": evaluation.plan.describe(), "seeds": f"{first}-{last}"} | run_versions()
+
+
+def _publish_videos(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Move the videos to their places, and remove those of the older evaluation.
+
+    A video that is not in `source` was moved already, by a run that was killed while it published.
+    """
+    for name in names:
+        if (source / name).exists():
+            os.replace(source / name, target / name)
+    for old in target.glob("eval_trial_*.mp4"):
+        if old.name not in names:
+            old.unlink(missing_ok=True)

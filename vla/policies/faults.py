@@ -1,0 +1,25 @@
+"""Tells a fault of the machine from a fault of a policy, by the exception that it raised."""
+
+from __future__ import annotations
+
+import torch
+
+_MACHINE_ERRORS = (OSError, EOFError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+_MACHINE_MESSAGES = ("CUDA error", "cuDNN error", "DefaultCPUAllocator")
+"""Parts of messages with which torch reports a failing GPU or a lack of memory as a plain RuntimeError."""
+_LIBRARIES_BELOW = ("mujoco", "OpenGL")
+"""Libraries whose own exceptions mean a failing renderer or a lack of memory; divergence raises none of them."""
+
+
+def is_machine_fault(error: Exception) -> bool:
+    """Whether `error` is about the machine (memory, GPU, files, connections, GL) and not about the policy."""
+    if isinstance(error, _MACHINE_ERRORS):
+        return True
+    if isinstance(error, RuntimeError) and any(part in str(error) for part in _MACHINE_MESSAGES):
+        return True
+    return type(error).__module__.partition(".")[0] in _LIBRARIES_BELOW
+
+
+def describe_error(error: BaseException) -> str:
+    """Type and message of an exception, in one line of at most 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
