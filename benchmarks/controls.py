@@ -1,4 +1,4 @@
-"""What policies score that cannot lift, by the verdict and by the report's rule; and the expert, which can.
+"""Evaluates policies that cannot lift, and the expert, which can, by the verdict and by the report's rule.
 
 Each is evaluated exactly as a trained policy is, and judged again by the second judge. An evaluation in --work-dir is
 not run again if it has as many episodes, the same checkpoint and the same versions. Reads the shipped checkpoint.
@@ -70,7 +70,7 @@ def main(options: ControlsOptions) -> None:
 
 
 def stands(path: Path, arguments: tuple[str, ...], episodes: int) -> bool:
-    """Whether `path` is the result that the evaluation with these arguments would give here and now."""
+    """Whether `path` holds the result that an evaluation with these arguments would give here and now."""
     try:
         content = json.loads(path.read_text())
         checkpoint = arguments[arguments.index("--checkpoint") + 1] if "--checkpoint" in arguments else None
@@ -114,7 +114,7 @@ def _summary(what: str, folder: Path) -> dict[str, Any]:
 
 
 def controls_table(content: dict[str, Any]) -> str:
-    """By both rules, with exact 95% intervals."""
+    """Success by both rules with exact 95% intervals, as Markdown."""
     rows = [
         (
             result["what"],

@@ -1,8 +1,8 @@
-"""Episodes per minute of an evaluation with one worker and with two, in one run, and whether the results are the same.
+"""Measures the episodes per minute of an evaluation with one worker and with two, and whether the results are the same.
 
-The episodes are cut into as many parts as --parts; each is run with one worker and with two, in alternating order, so
-that a machine that slows down on the way slows both. Every field of every episode but the times must be the same. A
-start takes some seconds and is included. Writes docs/results/evaluation_speed.json, from which `benchmarks/tables.py`
+The episodes are divided into --parts; each part is run with one worker and with two, in alternating order, so that a
+machine that slows down on the way slows both. Every field of every episode except the times must be the same. The
+start of an evaluation takes some seconds and is included. Writes docs/results/evaluation_speed.json, from which `benchmarks/tables.py`
 makes the table in docs/results.md.
 
     python benchmarks/evaluation_speed.py
@@ -33,7 +33,7 @@ class SpeedOptions:
     num_episodes: int = 100
     """Test episodes with each number of workers."""
     parts: int = 2
-    """Evaluations that they are cut into."""
+    """Evaluations into which the episodes are divided."""
     checkpoint: Path = Path("checkpoints/lift.pth")
     """Policy to evaluate."""
     work_dir: Path = Path("runs/evaluation_speed")
@@ -43,7 +43,9 @@ class SpeedOptions:
 
     def __post_init__(self) -> None:
         if self.parts < 1 or self.num_episodes < self.parts or self.num_episodes % self.parts:
-            raise UserError(f"--num-episodes {self.num_episodes} cannot be cut into --parts {self.parts} equal parts")
+            raise UserError(
+                f"--num-episodes {self.num_episodes} cannot be divided into --parts {self.parts} equal parts"
+            )
 
 
 def main(options: SpeedOptions) -> None:
@@ -80,7 +82,7 @@ def main(options: SpeedOptions) -> None:
 
 
 def speed_table(result: dict[str, Any]) -> str:
-    """Episodes per minute, start-up included, and whether the results agree."""
+    """Episodes per minute, start-up included, and how many episodes have the same result, as Markdown."""
     rows = [
         (
             workers,

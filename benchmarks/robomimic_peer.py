@@ -1,4 +1,4 @@
-"""A peer: robomimic's behavioural cloning on our demonstrations, in our simulator, under our verdict and test seeds.
+"""Trains robomimic's behavioural cloning on our demonstrations and evaluates it in our simulator, by our verdict.
 
 It has the settings of robomimic's published image experiments (ResNet18, spatial softmax, random crops, GMM policy,
 Adam 1e-4, batch of 16) and sees what our policy sees: the region of interest of the one camera. It gets no instruction,
@@ -59,15 +59,15 @@ class PeerOptions:
     num_demos: int = 135
     """Training demonstrations to use, the first ones: as many as `make demo` learns from."""
     minutes: float = 20.0
-    """Training time: as long as `make demo` trains."""
+    """Training time; the default is that of `make demo`."""
     num_episodes: int = 50
     """Test episodes, the first ones of docs/results/shipped.json."""
     max_steps: int = 200
     """Control steps (20 per second) after which an episode has failed."""
     seed: int = 0
-    """Of initial weights and order."""
+    """Seed of the initial weights and the order."""
     work_dir: Path = Path("runs/peer")
-    """Folder of the demonstrations in robomimic's layout."""
+    """Folder for the demonstrations in robomimic's layout."""
     output: Path = Path("docs/results/peer.json")
     """Result file."""
 
@@ -115,7 +115,7 @@ def main(options: PeerOptions) -> None:
 
 
 def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:
-    """robomimic beside the shipped policy, on the same seeds."""
+    """robomimic's policy and the shipped one on the same seeds, as Markdown."""
     same = [episode for episode in ours["episodes"] if episode["seed"] in peer["seeds"]]
     count = len(same)
     training = load_checkpoint(ROOT / SHIPPED)["training"]
@@ -141,7 +141,7 @@ def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def _convert(options: PeerOptions) -> tuple[Path, str]:
-    """The training demonstrations in robomimic's layout, cut to what our policy sees; and `env_args`."""
+    """Write the training demonstrations in robomimic's layout, cut to what our policy sees; also return `env_args`."""
     path = options.work_dir / "demos.hdf5"
     options.work_dir.mkdir(parents=True, exist_ok=True)
     with open_demos(options.data) as source, atomic_path(path) as temporary, h5py.File(temporary, "w") as target:
@@ -165,7 +165,7 @@ def _convert(options: PeerOptions) -> tuple[Path, str]:
 
 
 def _config(data: Path) -> Any:
-    """robomimic's published settings for images, where they differ from its defaults."""
+    """robomimic's published settings for images."""
     from robomimic.config import config_factory
 
     config = config_factory("bc")
@@ -197,7 +197,7 @@ def _config(data: Path) -> Any:
 
 
 def _train(config: Any, data: Path, options: PeerOptions) -> tuple[Any, int, float]:
-    """Train with robomimic's own loop until the time is up: the model, its steps, its last training loss."""
+    """Train with robomimic's own loop until the time is up; return the model, its steps and its last training loss."""
     from robomimic.algo import algo_factory
     from robomimic.utils import obs_utils, train_utils
     from robomimic.utils.dataset import SequenceDataset
@@ -227,7 +227,7 @@ def _train(config: Any, data: Path, options: PeerOptions) -> tuple[Any, int, flo
 
 
 class PeerActor:
-    """robomimic's policy as an actor of ours."""
+    """robomimic's policy as an `Actor`."""
 
     def __init__(self, model: Any) -> None:
         from robomimic.algo import RolloutPolicy
@@ -239,7 +239,7 @@ class PeerActor:
         self._policy.start_episode()
 
     def select_action(self, obs: Observation) -> Decision:
-        """The next action, from the same part of the picture as our policy's."""
+        """Choose the next action from the same region of the image as our policy."""
         from robomimic.utils import obs_utils
 
         region = cut(torch.from_numpy(obs.image)[None], IMAGE)[0].numpy()

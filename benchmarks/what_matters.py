@@ -1,10 +1,9 @@
-"""What matters: the `cpu` recipe with one thing changed at a time, each trained equally long, on the same seeds.
+"""What matters: the `cpu` recipe with one thing changed at a time, each arm trained equally long, on the same seeds.
 
-Short on purpose: the reference must not yet be perfect, or nothing could be better, and the arms must fit into an
-evening on two cores. What the whole recipe gives is in the README's results. The seeds are validation seeds, because
-a recipe may be chosen by this table. Training seeds repeat an arm with other initial weights and another order,
-on the same demonstrations: what differs between them is chance. The errors marked with * are on demonstrations of
-another kind, and not to be compared with the others.
+The training is short on purpose: a reference that lifts everything could not be improved, and the arms must fit into an
+evening on two cores. The seeds are validation seeds, because a recipe may be chosen by this table. A further training
+seed repeats an arm with other initial weights and another order, on the same demonstrations: what differs between two
+seeds is chance. Errors marked with * are on demonstrations of another kind and cannot be compared with the others.
 
 Reads nothing. Writes the data and checkpoints of every arm into --work-dir, and the result file into docs/results, from
 which `benchmarks/tables.py` makes the table in docs/results.md. A training that the result file holds is not run again,
@@ -46,7 +45,7 @@ class Arm:
     batch: int = 32
     """Windows in a batch."""
     step_cost: float = 1.0
-    """Time of a training step against the reference's; so much fewer steps fit into the same time."""
+    """Time of a training step, divided by the reference's; the arm has so many times fewer steps."""
     dagger: str = ""
     """Arm whose policy acts in the last third of the demonstrations (`1_collect_demos.py --dagger`)."""
 
@@ -107,7 +106,7 @@ class BenchmarkOptions:
     seeds: tuple[int, ...] = (0,)
     """Training seeds: all arms with the first, then all with the next."""
     steps: int = 900
-    """Training steps of the reference, less than half of the whole recipe. An arm of dearer steps has fewer."""
+    """Training steps of the reference, less than half of the whole recipe. An arm with slower steps has fewer."""
     num_episodes: int = 50
     """Validation episodes of each training."""
     max_steps: int = 100
@@ -123,7 +122,7 @@ class BenchmarkOptions:
             raise UserError(f"--arms {' '.join(sorted(unknown))}: unknown; choose from {' '.join(ARMS)}")
 
     def settings(self) -> dict[str, Any]:
-        """What arms must share to be compared."""
+        """Settings that all arms in one result file must share."""
         numbers = {name: getattr(self, name) for name in ("steps", "num_episodes", "max_steps")}
         return {**numbers, "versions": run_versions(), "thresholds": dataclasses.asdict(Thresholds())}
 
@@ -190,7 +189,7 @@ def _folder(name: str, seed: int, options: BenchmarkOptions) -> Path:
 
 
 def _offline(folder: Path, arm: Arm) -> dict[str, Any]:
-    """The error of the first action on validation demonstrations: less subject to chance than 50 episodes are."""
+    """Errors of the first action on validation demonstrations, which vary less than the lifts of 50 episodes."""
     last = json.loads((folder / "history.json").read_text())[-1]
     return {
         "position_error_cm": last["valid/position_error_cm"],
@@ -201,7 +200,7 @@ def _offline(folder: Path, arm: Arm) -> dict[str, Any]:
 
 
 def _demonstrations(arm: Arm, seed: int, options: BenchmarkOptions) -> Path:
-    """The file that the arm learns from; arms whose demonstrations are collected alike share it."""
+    """The file of demonstrations of an arm; arms with the same collection options share one."""
     collect = ("1_collect_demos.py", "--video-episodes")
     if arm.dagger:
         policy = _folder(arm.dagger, seed, options) / "last.pth"
