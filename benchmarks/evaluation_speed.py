@@ -2,8 +2,9 @@
 
 The episodes are divided into --parts; each part is run with one worker and with two, in alternating order, so that a
 machine that slows down on the way slows both. Every field of every episode except the times must be the same. The
-start of an evaluation takes some seconds and is included. Writes docs/results/evaluation_speed.json, from which `benchmarks/tables.py`
-makes the table in docs/results.md.
+start of an evaluation takes some seconds and is included.
+
+Writes docs/results/evaluation_speed.json, from which `benchmarks/tables.py` makes the table in docs/results.md.
 
     python benchmarks/evaluation_speed.py
 """
