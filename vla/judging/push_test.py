@@ -1,4 +1,4 @@
-"""The active test of a hold: push the cube on a copy of the state, and see whether it stays in the gripper."""
+"""An active test of a hold: pushes the cube, on a copy of the state, and measures whether it stays in the gripper."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import numpy as np
 PUSH_WEIGHTS = 10.0
 """Force, in weights of the cube."""
 PUSH_S = 0.2
+"""Duration of a push."""
 MAX_PUSH_M = 0.008
-"""The grasps of 300 evaluated episodes of the shipped policy gave way by 4.5 mm at most."""
+"""Largest movement that a firm hold allows. In 300 evaluated episodes of the shipped policy, the cube moved by 4.5 mm
+at most."""
 
 
 def push_test(model: Any, data: Any, scratch: Any, target: str) -> float:
-    """Largest movement of the cube in the gripper's frame, metres, over six pushes along the world's axes.
+    """Push the cube along the world's axes, six times; returns its largest movement in the gripper's frame, metres.
 
-    Each push begins anew on `scratch`, an `mujoco.MjData` of the same model; the motors keep their last command.
+    Args:
+        model: the `mujoco.MjModel`.
+        data: the live `mujoco.MjData`, which is only read; each push starts from it, and the motors keep their command.
+        scratch: a second `mujoco.MjData` of the same model, which is overwritten.
+        target: robosuite's name of the cube.
     """
     import mujoco
 

@@ -1,8 +1,8 @@
-"""A second judge: it applies the same rules to recorded states alone, and measures them by other means.
+"""A second judge: applies the rules of the verdict to recorded states alone, with measurements of its own.
 
-It shares the thresholds (`vla.judging.verdict.Thresholds`) with the verdict, and no measurement: positions and forces
-come from another way through the model, velocities from Jacobians and, as a check of those, from the differences of
-successive states. Where the two judges disagree, one of them is wrong, and a person should look.
+It shares the thresholds (`vla.judging.verdict.Thresholds`) with the verdict, and no measurement. Positions and forces
+are computed in another way from the model; velocities come from Jacobians and, as a check, from the differences of
+successive states. Where the two judges disagree, one of them is wrong, and a person should look at the episode.
 """
 
 from __future__ import annotations
@@ -24,45 +24,52 @@ GRAVITY = 9.81
 
 @dataclass(frozen=True)
 class SecondOpinion:
-    """What the second judge says of an episode."""
+    """The second judge's result of an episode."""
 
     success: bool
     held_steps: int
     """Longest unbroken hold, in control steps."""
     broken_rule: str | None
-    """Why the episode as a whole cannot count (its start, its physics); None: it can."""
+    """Why the whole episode does not count (its start, its physics); None for a valid one."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """One state, as this judge sees it."""
+    """One state, as this judge measures it."""
 
     time_s: float
     cube: np.ndarray
-    """(3,) world, metres."""
+    """(3,) centre of the cube, world frame, metres."""
     bottom_m: float
+    """Height of the cube's lowest corner above the table top."""
     speed_mps: float
+    """Speed of the cube's centre."""
     finger_gap_m: float
+    """Distance between the fingers."""
     narrowest_m: float
+    """Shortest edge of the cube."""
     reach_m: float
-    """Of the cube along the closing axis."""
+    """Extent of the cube along the closing axis."""
     push: tuple[np.ndarray, np.ndarray]
-    """(3,) newtons, normal forces of the left and the right finger on the cube."""
+    """(3,) newtons each, normal forces of the left and the right finger on the cube."""
     lift_n: float
-    """What all contacts together push the cube upwards with."""
+    """Upward force of all contacts together on the cube."""
     weight_n: float
+    """Weight of the cube."""
     axis: np.ndarray
-    """(3,) unit vector from the left finger to the right one."""
+    """(3,) closing axis: unit vector from the left finger to the right one."""
     touching: frozenset[str]
     """What the cube touches: "left", "right", "else"."""
     off_centre_m: tuple[float, float]
-    """Of the cube from the middle between the fingers: along the closing axis, and across it."""
+    """Distance of the cube from the middle between the fingers: along the closing axis, and across it."""
     in_hand: np.ndarray
-    """(3,) cube in the hand's frame, metres."""
+    """(3,) centre of the cube in the hand's frame, metres."""
     turn_in_hand: Rotation
+    """Orientation of the cube in the hand's frame."""
     slip_mps: float
-    """Speed of the cube's centre against the point of the hand that is there."""
+    """Speed of the cube's centre relative to the point of the hand that coincides with it."""
     spin_radps: float
+    """Angular speed of the cube relative to the hand."""
 
 
 def rejudge(
@@ -74,7 +81,8 @@ def rejudge(
         model: the `mujoco.MjModel` that the states belong to.
         target: robosuite's name of the cube.
         states: T + 1 full states (`Simulator.full_state`): at the start, and after each of T control steps.
-        actions: (T, 7) as executed; one more where it led to no state.
+        actions: (T, 7) as executed. One more, after which no state was recorded, makes the episode not count.
+        limits: the thresholds; None for the verdict's own.
     """
     import mujoco
 
@@ -98,6 +106,7 @@ def rejudge(
 
 
 def _broken_rule(views: Sequence[_View], rules: Thresholds) -> str | None:
+    """Why the whole episode does not count, or None."""
     if abs(views[0].bottom_m) > rules.max_start_height_m:
         return "the cube did not begin on the table"
     if views[0].speed_mps > rules.max_start_speed_mps:
@@ -109,10 +118,11 @@ def _broken_rule(views: Sequence[_View], rules: Thresholds) -> str | None:
 
 
 def _longest_hold(views: Sequence[_View], closing: Sequence[bool], rules: Thresholds) -> int:
+    """Length of the longest unbroken hold, control steps; `closing` says for each step what the action commands."""
     longest = held = 0
-    carried, rested = True, rules.rest_steps  # the start is `_broken_rule`'s
+    carried, rested = True, rules.rest_steps  # `_broken_rule` judges the start
     origin: np.ndarray | None = None
-    for (before, now), told_to_close in zip(itertools.pairwise(views), closing, strict=True):
+    for (before, now), close_commanded in zip(itertools.pairwise(views), closing, strict=True):
         jumped = np.linalg.norm(now.cube - before.cube) > rules.max_jump_m
         in_touch = bool(now.touching & {"left", "right"})
         lies = abs(now.bottom_m) <= rules.on_table_m
@@ -123,7 +133,7 @@ def _longest_hold(views: Sequence[_View], closing: Sequence[bool], rules: Thresh
         place = now.in_hand if origin is None else origin
         good = (
             carried
-            and told_to_close
+            and close_commanded
             and now.bottom_m > rules.min_height_m
             and now.touching == {"left", "right"}
             and _is_squeezed(now, rules)
@@ -137,6 +147,7 @@ def _longest_hold(views: Sequence[_View], closing: Sequence[bool], rules: Thresh
 
 
 def _is_squeezed(view: _View, rules: Thresholds) -> bool:
+    """Whether the cube is between the fingers, at their opening, and both press it towards each other."""
     slack = rules.fit_margin_m
     along, across = view.off_centre_m
     if not view.narrowest_m - slack <= view.finger_gap_m <= view.reach_m + slack:
@@ -153,6 +164,7 @@ def _is_squeezed(view: _View, rules: Thresholds) -> bool:
 
 
 def _keeps_still(before: _View, now: _View, rules: Thresholds) -> bool:
+    """Whether the cube moves with the hand, by the velocities and by the difference of two states."""
     speed = max(now.slip_mps, float(np.linalg.norm(now.in_hand - before.in_hand)) / CONTROL_PERIOD_S)
     turned = float((now.turn_in_hand * before.turn_in_hand.inv()).magnitude())
     spin = max(now.spin_radps, turned / CONTROL_PERIOD_S)
@@ -160,6 +172,7 @@ def _keeps_still(before: _View, now: _View, rules: Thresholds) -> bool:
 
 
 def _look(model: Any, data: Any, target: str) -> _View:
+    """Measure the present state."""
     import mujoco
 
     geom = data.geom(f"{target}_g0")
@@ -182,7 +195,9 @@ def _look(model: Any, data: Any, target: str) -> _View:
 
     push, touching = _pushes(model, data, target)
     hand = data.body("gripper0_right_right_gripper")
-    motion = [np.zeros((2, 3, model.nv)) for _ in range(2)]  # of the cube's centre, as a point of the cube and the hand
+    motion = [
+        np.zeros((2, 3, model.nv)) for _ in range(2)
+    ]  # of the cube's centre, as a point of the cube and of the hand
     for jacobian, body in zip(motion, (model.body(f"{target}_main").id, hand.id), strict=True):
         mujoco.mj_jac(model, data, jacobian[0], jacobian[1], geom.xpos, body)
     slip, spin = (motion[0] - motion[1]) @ data.qvel
@@ -210,7 +225,7 @@ def _look(model: Any, data: Any, target: str) -> _View:
 
 
 def _pushes(model: Any, data: Any, target: str) -> tuple[dict[str, np.ndarray], set[str]]:
-    """The normal forces of both fingers on the cube, and what it touches."""
+    """Normal forces of both fingers on the cube, (3,) newtons each, and what the cube touches."""
     import mujoco
 
     names = {}
@@ -238,11 +253,11 @@ def _pushes(model: Any, data: Any, target: str) -> tuple[dict[str, np.ndarray], 
 
 
 def _lift(model: Any, data: Any, target: str) -> float:
-    """What all contacts together push the cube upwards with, newtons."""
+    """Upward force of all contacts together on the cube, newtons."""
     import mujoco
 
-    # The cube moves freely: the third of its coordinates is its height, and feels no joint, only contacts.
-    contact_types = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_FRICTIONLESS)  # and all that follow
+    # The cube is a free body: its third coordinate is its height, and of all constraints only contacts act on it.
+    contact_types = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_FRICTIONLESS)  # this type and all later ones are contacts
     by_contacts = np.where(data.efc_type >= contact_types, data.efc_force, 0.0)
     on_coordinates = np.zeros(model.nv)
     mujoco.mj_mulJacTVec(model, data, on_coordinates, by_contacts)

@@ -1,86 +1,83 @@
 """The one definition of success (report sec. 5.7), and the evidence that it is judged from.
 
-An episode succeeds when every condition below holds for `hold_steps` control steps in a row. The
-report's own rule, a world-frame height that the cube has before anything moves, is kept beside it
-as `reported_success`, so that both can be shown.
+An episode succeeds when every condition of CONDITIONS holds for `Thresholds.hold_steps` control steps in a row. The
+report's own rule is a height in the world frame, which the cube has before anything moves; it is kept beside the
+verdict as `reported_success`, so that both can be shown.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 REPORTED_HEIGHT_M = 0.08
 """The report's criterion: the cube's height in the world frame. The table top itself is at 0.80 m."""
 
-STANDARD_GRAVITY = 9.81
-"""m/s^2; a constant, so that switching a simulator's gravity off makes no cube lighter to the verdict."""
-
-_GRIPPER = "gripper0_right_"
-_FINGERS = {
-    "left": (f"{_GRIPPER}finger1_collision", f"{_GRIPPER}finger1_pad_collision"),
-    "right": (f"{_GRIPPER}finger2_collision", f"{_GRIPPER}finger2_pad_collision"),
-}
-
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an honest grasp looks like, with margin. "Measured": over the holds of docs/verdict.md's honest lifts."""
+    """Limits of an honest grasp, with a margin. "Measured" refers to the holds of the honest lifts in
+    docs/verdict.md."""
 
     min_height_m: float = 0.08
-    """Lowest point of the cube above the table top. Report sec. 5.7: 8 cm; the report measured it from the floor."""
+    """Height of the cube's lowest point above the table top. The report (sec. 5.7) says 8 cm, and measured it from the
+    floor."""
     fit_margin_m: float = 0.004
-    """The finger opening must lie between the cube's shortest edge and its extent along the closing axis (a cube held
-    across its edges lets its corners stand out), give or take this: with something else in between, it does not.
-    Ours; measured: 0.7 mm above the one at least, and 0.2 mm below the other; closed on nothing, 30 mm below the
-    smallest cube."""
+    """Tolerance of the finger opening, which must lie between the cube's shortest edge and its extent along the closing
+    axis (a cube that is held across its edges is wider than its edge). With something else between the fingers, the
+    opening lies outside. Ours. Measured: at least 0.7 mm above the shortest edge, and at least 0.2 mm below the extent;
+    fingers closed on nothing are 30 mm below the smallest cube."""
     min_squeeze_n: float = 2.0
-    """Force of each finger on the cube along the closing axis, towards the other finger. Ours, a tenth of what the
-    motors give (measured: 10-21 N); ManiSkill's `is_grasping` asks for 0.5 N."""
+    """Force of each finger on the cube along the closing axis, towards the other finger. Ours: a tenth of what the
+    motors exert (measured: 10-21 N). ManiSkill's `is_grasping` requires 0.5 N."""
     max_squeeze_angle_deg: float = 40.0
-    """Between the normal force of a finger on the cube and the closing axis; steeper, a finger carries. Ours: a cube
-    that is gripped askew presses on the pads' edges, at angles up to this limit (measured), and turns into the grip
-    while it is held; ManiSkill allows 85."""
+    """Angle between the normal force of a finger on the cube and the closing axis; beyond it, the finger carries the
+    cube instead of pressing it. Ours: a cube that is gripped askew presses on the edges of the pads, at angles up to
+    this limit (measured), and turns into the grip while it is held. ManiSkill allows 85."""
     min_borne_weights: float = 0.5
-    """Upward force of the fingers on the cube, in weights of the cube. Measured: 1.00 at rest, 0.76 as the hand brakes
-    at the end of a lift; below half, something else carries most of the cube."""
+    """Upward force of the fingers on the cube, in weights of the cube. Measured: 1.00 at rest, 0.76 when the hand
+    brakes at the end of a lift. Below half, something else carries most of the cube."""
     max_slip_speed_mps: float = 0.020
-    """Linear velocity of the cube against the gripper, both taken at the cube's centre. Ours, three times the
-    measured 7 mm/s. For a steady slip `max_drift_m` is the stricter one: within 1 s this would add up to 20 mm."""
+    """Linear velocity of the cube relative to the gripper, both at the cube's centre. Ours: three times the measured
+    7 mm/s. For a steady slip `max_drift_m` is stricter: within 1 s this velocity would add up to 20 mm."""
     max_slip_spin_radps: float = 0.5
-    """Angular velocity of the cube against the gripper. Ours, five times the measured 0.1."""
+    """Angular velocity of the cube relative to the gripper. Ours: five times the measured 0.1."""
     max_drift_m: float = 0.005
-    """Movement of the cube in the gripper's frame since the hold began. Ours, an eighth of the cube and five times the
+    """Movement of the cube in the gripper's frame since the hold began. Ours: an eighth of the cube, and five times the
     measured 0.9 mm."""
     hold_steps: int = 20
-    """Consecutive control steps, 1.0 s at 20 Hz: a cube thrown upwards stays above 8 cm for 10-12 (measured)."""
+    """Consecutive control steps: 1.0 s at 20 Hz. A cube thrown upwards stays above 8 cm for 10-12 (measured)."""
     control_period_s: float = 0.05
-    """Between two states that are judged, or `hold_steps` would be no second: 20 Hz, robosuite's own."""
+    """Time between two judged states: 20 Hz, robosuite's own. Otherwise `hold_steps` would not be a second."""
     period_tolerance_s: float = 0.001
-    """Half of the physics' own step: one substep more or less is another control period."""
+    """Half of a physics step: a control period with one substep more or less is outside."""
     on_table_m: float = 0.005
-    """Lowest point of the cube above or below the table top, up to which the table carries it. Ours: it lies at
-    -0.1 mm (measured), and tips when it is pushed."""
+    """Distance of the cube's lowest point from the table top, above or below, up to which the table carries the cube.
+    Ours: the cube lies at -0.1 mm (measured), and tips when it is pushed."""
     max_jump_m: float = 0.05
-    """Movement of the cube within a control step: 1 m/s, four times as fast as the expert lifts (measured). A cube
-    that falls out of the hand is faster before it lands, one that is teleported is too."""
+    """Movement of the cube within a control step: 1 m/s, four times as fast as the expert lifts (measured). A cube that
+    falls out of the hand exceeds it before it lands, and so does one that is teleported."""
     rest_steps: int = 10
-    """Control steps that the cube must lie still on the table, untouched, after such a jump, before a lift counts
-    again: ours, half a second. Fingers that wait around the place close in less, and the expert takes longer to come
-    back to a cube that was snatched from it (26 steps from there to the next hold, measured)."""
+    """Control steps for which the cube must lie still and untouched on the table after such a jump, before a lift
+    counts again. Ours: half a second. Fingers that wait around that place close in less, and the expert takes longer to
+    return to a cube that was snatched from it (26 steps from there to the next hold, measured)."""
     max_start_height_m: float = 0.002
-    """Lowest point of the cube above (or below) the table top when the episode begins; the reset lays it there."""
+    """Distance of the cube's lowest point from the table top, above or below, when the episode begins; the reset lays
+    the cube there."""
     max_start_speed_mps: float = 0.02
-    """Of the cube when the episode begins, and while it rests: half a millimetre in a physics step. Measured: 0."""
+    """Speed of the cube when the episode begins, and while it rests: 1 mm in a control step. Measured: 0."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One state of the simulator, measured after a forward pass. SI units unless the name says otherwise."""
+    """Measurements of one state of the simulator, after a forward pass (`vla.judging.measurement.measure`).
+
+    Units are SI units unless a name says otherwise. The closing axis points from the left finger's pad to the right's.
+    """
 
     time_s: float
+    """Time of the simulation."""
     cube_pos: np.ndarray
     """(3,) centre of the cube, world frame, metres."""
     gripper_pos: np.ndarray
@@ -88,40 +85,52 @@ class Evidence:
     cube_in_gripper: np.ndarray
     """(3,) centre of the cube in the gripper's frame, metres."""
     cube_speed_mps: float
+    """Linear speed of the cube in the world."""
     height_m: float
-    """Lowest point of the cube above the table top."""
+    """Height of the cube's lowest point above the table top."""
     opening_m: float
+    """Distance between the fingers."""
     cube_width_m: float
     """Shortest edge of the cube."""
     cube_extent_m: float
     """Extent of the cube along the closing axis."""
     closing_commanded: bool
+    """The latest action closes the gripper."""
     left_touch: bool
+    """The left finger touches the cube."""
     right_touch: bool
+    """The right finger touches the cube."""
     left_squeeze_n: float
+    """Normal force of the left finger on the cube along the closing axis, towards the right finger."""
     right_squeeze_n: float
+    """Normal force of the right finger on the cube along the closing axis, towards the left finger."""
     left_angle_deg: float
+    """Angle between the left finger's normal force and the closing axis; 180 without a force."""
     right_angle_deg: float
+    """Angle between the right finger's normal force and the opposite of the closing axis; 180 without a force."""
     borne_weights: float
     """Upward force of the fingers on the cube, friction included, in weights of the cube (mass times 9.81 m/s^2)."""
     between_pads: bool
+    """The cube's centre lies between the finger pads, within half of its shortest edge of the line between them."""
     slip_speed_mps: float
+    """Linear speed of the cube relative to the gripper, both at the cube's centre."""
     slip_spin_radps: float
+    """Angular speed of the cube relative to the gripper."""
     other_contact: bool
     """The cube touches something that is not a finger (table, hand, arm)."""
 
     def fits(self, limits: Thresholds) -> bool:
-        """The fingers stand at the cube's width."""
+        """Whether the finger opening is the cube's width."""
         margin = limits.fit_margin_m
         return bool(self.cube_width_m - margin <= self.opening_m <= self.cube_extent_m + margin)
 
     def is_grasped(self, limits: Thresholds) -> bool:
-        """Squeezed from both sides by a gripper that is neither open nor closed on nothing."""
+        """Whether both fingers squeeze the cube, with a gripper that is neither open nor closed on nothing."""
         squeezed = min(self.left_squeeze_n, self.right_squeeze_n) >= limits.min_squeeze_n
         return bool(squeezed and self.fits(limits) and self.between_pads)
 
     def not_finite(self) -> list[str]:
-        """Names of the fields that are not finite: every comparison with such a number would come out as it likes."""
+        """Names of the fields that are not finite: a comparison with such a number means nothing."""
         return [name for name, value in vars(self).items() if not np.isfinite(value).all()]
 
 
@@ -139,11 +148,18 @@ CONDITIONS = {
     "not_slipping": "the cube has kept its place in the gripper since the hold began",
     "carried": "a finger has touched the cube at every step since it left the table, where it lay still after any jump",
 }
-"""What must hold together for `Thresholds.hold_steps`, in the order in which a failure is told."""
+"""Conditions that must hold together for `Thresholds.hold_steps`, in the order in which a failure names them."""
 
 
 def check(evidence: Evidence, limits: Thresholds, drift_m: float = 0.0, carried: bool = True) -> dict[str, bool]:
-    """Each condition of CONDITIONS for one state; `drift_m` and `carried` are what came before it."""
+    """Evaluate each condition of CONDITIONS for one state.
+
+    Args:
+        evidence: the measurements of the state.
+        limits: the thresholds.
+        drift_m: movement of the cube in the gripper's frame since the hold began.
+        carried: whether the cube was carried here from the table.
+    """
     e = evidence
     return {
         "lifted": e.height_m > limits.min_height_m,
@@ -163,49 +179,58 @@ def check(evidence: Evidence, limits: Thresholds, drift_m: float = 0.0, carried:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The end of an episode, in one object."""
+    """Result of a whole episode."""
 
     success: bool
     reported_success: bool
-    """The report's flawed rule, met at any step."""
+    """Whether the report's flawed rule was met at any step."""
     words: str
+    """The verdict in one sentence, for people."""
     failed: str | None = None
-    """The condition that a failure failed: of CONDITIONS, or "settled" (the start), "valid" (the physics), "hold" (the
-    episode ended first)."""
+    """Condition that a failure failed: one of CONDITIONS, or "settled" (the start), "valid" (the physics), "hold" (the
+    episode ended first). None for a success."""
     step: int | None = None
-    """The control step at which it did, counted from 1; None where it was never met."""
+    """Control step at which the condition failed, counted from 1; None for a condition that was never met."""
 
 
 @dataclass
 class Judge:
-    """Watches one episode: `start` with the state that it begins in, `update` with each that an action led to."""
+    """Judges one episode: call `start` with its first state, then `update` with the state after each action."""
 
     limits: Thresholds = field(default_factory=Thresholds)
     held_steps: int = 0
     """Length of the present unbroken hold, in control steps."""
     succeeded: bool = False
-    """Latched by the first hold of `hold_steps`."""
+    """Set by the first hold of `hold_steps`, and never reset."""
     reported_success: bool = False
-    """The report's flawed rule, latched at any step."""
+    """Whether the report's flawed rule was met at any step."""
     invalid_reason: str | None = None
+    """Why the episode is INVALID; None for a valid one."""
     ever: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(CONDITIONS, False))
+    """Whether each condition was met at any step."""
     now: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(CONDITIONS, False))
+    """Whether each condition is met at the latest step."""
     steps: int = 0
-    """Control steps seen."""
+    """Number of control steps judged."""
     longest_hold: int = 0
+    """Length of the longest unbroken hold, in control steps."""
     _hold_start: np.ndarray | None = None
+    """(3,) the cube in the gripper's frame when the present hold began; None outside a hold."""
     _carried: bool = False
+    """Whether the cube lies on the table, or was carried from it to where it is."""
     _rested: int = 0
-    """Control steps that the cube has lain still since it jumped, `rest_steps` at most."""
+    """Control steps for which the cube has lain still since it jumped, at most `rest_steps`."""
     _last: tuple[float, np.ndarray] | None = None
     """Time and the cube's position at the latest state; None before `start`."""
     _broken: tuple[str, int] | None = None
-    """The condition that ended the longest hold, or that was missing at the step that came nearest to one."""
+    """Condition and step that ended the longest hold, or, without a hold, that were missing when the most were met."""
     _most_met: int = -1
+    """Largest number of conditions that were met at one step which was not part of a hold."""
     _invalid: tuple[str, int] = ("valid", 0)
+    """Condition and step at which the episode became INVALID."""
 
     def start(self, evidence: Evidence) -> None:
-        """Judge the state that the episode begins in: the cube must lie still on the table."""
+        """Judge the first state of the episode: the cube must lie still on the table."""
         assert self._last is None, "a judge watches one episode"
         self._rested = self.limits.rest_steps
         self._check_finite(evidence)
@@ -228,7 +253,7 @@ class Judge:
         self.now = self.conditions(evidence)
         if all(self.now.values()):
             if self._hold_start is None:
-                self._hold_start = evidence.cube_in_gripper.copy()  # the actor is given the same array
+                self._hold_start = evidence.cube_in_gripper.copy()  # the actor gets the same array, and could change it
             self.held_steps += 1
         else:
             self._note_break()
@@ -240,25 +265,25 @@ class Judge:
         self.reported_success = self.reported_success or bool(evidence.cube_pos[2] > REPORTED_HEIGHT_M)
 
     def conditions(self, evidence: Evidence) -> dict[str, bool]:
-        """Each condition of CONDITIONS for `evidence`, in the light of what came before it."""
+        """Evaluate each condition of CONDITIONS for `evidence`, given the states before it."""
         drift = 0.0
         if self._hold_start is not None:
             drift = float(np.linalg.norm(evidence.cube_in_gripper - self._hold_start))
         return check(evidence, self.limits, drift, self._carried)
 
     def invalidate(self, reason: str, failed: str = "valid") -> None:
-        """The episode does not count as anything but a failure, whatever was seen before."""
+        """Make the episode INVALID, which counts as a failure, whatever was judged before; the first reason stays."""
         if self.invalid_reason is None:
             self.invalid_reason = reason
             self._invalid = (failed, self.steps)
 
     @property
     def success(self) -> bool:
-        """True only for a valid episode with a full hold."""
+        """Whether the episode is valid and has a hold of `hold_steps`."""
         return self.succeeded and self.invalid_reason is None
 
     def verdict(self) -> Verdict:
-        """What became of the episode; of a failure, which condition failed, and when."""
+        """Returns the result of the episode so far; for a failure, with the condition that failed, and when."""
         if self.invalid_reason is not None:
             failed, step = self._invalid
             return Verdict(False, self.reported_success, f"INVALID: {self.invalid_reason}", failed, step)
@@ -280,7 +305,7 @@ class Judge:
         return Verdict(False, self.reported_success, words, failed, step)
 
     def explain(self) -> str:
-        """The verdict in words: what was held, or what was missing."""
+        """Returns the verdict in one sentence."""
         return self.verdict().words
 
     def _check_finite(self, evidence: Evidence) -> None:
@@ -294,10 +319,11 @@ class Judge:
             self.invalidate(f"a control step took {1e3 * period_s:.1f} ms instead of {1e3 * needed:.0f}")
 
     def _follow(self, evidence: Evidence) -> None:
-        """Follow the cube from the table: who let go of it, or moved it by other means, did not lift it.
+        """Track whether the cube was carried from the table: if it was let go, or moved by other means, it was not.
 
-        After a jump the cube has to come to rest before a lift counts again. That needs no word from whoever moved
-        it (a perturbation does, and so does a fall out of the hand), and recorded states alone tell it.
+        After a jump, the cube must come to rest before a lift counts again. A perturbation may have moved it, or it
+        fell out of the hand: the judge need not know which, and recorded states alone are enough to judge an episode
+        again.
         """
         limits = self.limits
         jumped = self._last is not None and bool(np.linalg.norm(evidence.cube_pos - self._last[1]) > limits.max_jump_m)
@@ -313,7 +339,7 @@ class Judge:
         self._last = evidence.time_s, evidence.cube_pos.copy()
 
     def _note_break(self) -> None:
-        """Keep what ended the longest hold; before the first one, what was missing when the most was met."""
+        """Note the condition that ended the longest hold, or, before any hold, the one missing when most were met."""
         missing = next(name for name, met in self.now.items() if not met)
         met_count = sum(self.now.values())
         longest_ends = self.held_steps > 0 and self.held_steps == self.longest_hold
@@ -321,98 +347,3 @@ class Judge:
         if longest_ends or nearest:
             self._broken = (missing, self.steps)
         self._most_met = max(self._most_met, met_count)
-
-
-def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded: bool) -> Evidence:
-    """Measure one state on `scratch`, a copy of `data` brought up to date by a forward pass.
-
-    The copy matters twice: positions of bodies in `data` lag its joints by a substep after a step,
-    and measuring must not touch the episode.
-    """
-    import mujoco  # here, because mujoco reads MUJOCO_GL when it is first imported
-
-    mujoco.mj_copyData(scratch, model, data)
-    mujoco.mj_forward(model, scratch)
-    cube_body = model.body(f"{target}_main").id
-    cube_geom = model.geom(f"{target}_g0").id
-    hand_body = model.body(f"{_GRIPPER}right_gripper").id
-    left_pad, right_pad = (scratch.geom_xpos[model.geom(names[1]).id] for names in _FINGERS.values())
-    axis = (right_pad - left_pad) / max(float(np.linalg.norm(right_pad - left_pad)), 1e-9)
-    normal, total, other_contact = _finger_forces(model, scratch, cube_geom)
-    left_normal, right_normal = (normal.get(side, np.zeros(3)) for side in _FINGERS)
-    weight_n = STANDARD_GRAVITY * float(model.body_mass[cube_body])
-
-    cube_pos = scratch.xpos[cube_body].copy()
-    grip = scratch.site(f"{_GRIPPER}grip_site")
-    half_size = model.geom_size[cube_geom]
-    rotation = scratch.geom_xmat[cube_geom].reshape(3, 3)
-    offset = cube_pos - (left_pad + right_pad) / 2
-    along = float(offset @ axis)
-    opening = float(
-        scratch.joint(f"{_GRIPPER}finger_joint1").qpos[0] - scratch.joint(f"{_GRIPPER}finger_joint2").qpos[0]
-    )
-    cube_velocity, hand_velocity = np.zeros(6), np.zeros(6)
-    mujoco.mj_objectVelocity(model, scratch, mujoco.mjtObj.mjOBJ_BODY, cube_body, cube_velocity, 0)
-    mujoco.mj_objectVelocity(model, scratch, mujoco.mjtObj.mjOBJ_BODY, hand_body, hand_velocity, 0)
-    hand_at_cube = hand_velocity[3:] + np.cross(hand_velocity[:3], cube_pos - scratch.xpos[hand_body])
-    return Evidence(
-        time_s=float(scratch.time),
-        cube_pos=cube_pos,
-        gripper_pos=grip.xpos.copy(),
-        cube_in_gripper=grip.xmat.reshape(3, 3).T @ (cube_pos - grip.xpos),
-        cube_speed_mps=float(np.linalg.norm(cube_velocity[3:])),
-        height_m=float(cube_pos[2] - np.abs(rotation[2]) @ half_size - _table_height(model, scratch)),
-        opening_m=opening,
-        cube_width_m=float(2 * half_size.min()),
-        cube_extent_m=float(2 * np.abs(axis @ rotation) @ half_size),
-        closing_commanded=closing_commanded,
-        left_touch="left" in normal,
-        right_touch="right" in normal,
-        left_squeeze_n=float(left_normal @ axis),
-        right_squeeze_n=float(-right_normal @ axis),
-        left_angle_deg=_angle_deg(left_normal, axis),
-        right_angle_deg=_angle_deg(right_normal, -axis),
-        borne_weights=float(total[2] / weight_n),
-        between_pads=bool(abs(along) < opening / 2 and np.linalg.norm(offset - along * axis) <= float(half_size.min())),
-        slip_speed_mps=float(np.linalg.norm(cube_velocity[3:] - hand_at_cube)),
-        slip_spin_radps=float(np.linalg.norm(cube_velocity[:3] - hand_velocity[:3])),
-        other_contact=other_contact,
-    )
-
-
-def _finger_forces(model: Any, data: Any, cube_geom: int) -> tuple[dict[str, np.ndarray], np.ndarray, bool]:
-    """Of every finger that touches the cube the normal force on it, (3,) newtons, world frame; the whole force of both,
-    friction included; and whether anything else touches it."""
-    import mujoco
-
-    sides = {model.geom(name).id: side for side, names in _FINGERS.items() for name in names}
-    normal: dict[str, np.ndarray] = {}
-    total, wrench, other_contact = np.zeros(3), np.zeros(6), False
-    for index in range(data.ncon):
-        contact = data.contact[index]
-        if cube_geom not in (contact.geom1, contact.geom2):
-            continue
-        side = sides.get(contact.geom2 if contact.geom1 == cube_geom else contact.geom1)
-        if side is None:
-            other_contact = True
-            continue
-        mujoco.mj_contactForce(model, data, index, wrench)
-        on_cube = 1.0 if contact.geom2 == cube_geom else -1.0  # the frame's first row points from geom1 to geom2
-        frame = on_cube * contact.frame.reshape(3, 3)
-        normal[side] = normal.get(side, np.zeros(3)) + wrench[0] * frame[0]
-        total += wrench[:3] @ frame
-    return normal, total, other_contact
-
-
-def _table_height(model: Any, data: Any) -> float:
-    """World height of the table top, read from the table's collision box."""
-    table = model.geom("table_collision").id
-    return float(data.geom_xpos[table][2] + model.geom_size[table][2])
-
-
-def _angle_deg(force: np.ndarray, axis: np.ndarray) -> float:
-    """Angle between a force and the axis along which it should push; 180 where there is no force."""
-    size = float(np.linalg.norm(force))
-    if size < 1e-9:
-        return 180.0
-    return float(np.degrees(np.arccos(np.clip(force @ axis / size, -1.0, 1.0))))

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from vla.errors import UserError
+from vla.judging.measurement import measure
 from vla.judging.push_test import push_test
-from vla.judging.verdict import Evidence, measure
+from vla.judging.verdict import Evidence
 from vla.sim import gl
 from vla.sim.config import ACTION_DIM, EnvConfig, Placement
 from vla.sim.effect import Effect, EpisodeChange
