@@ -111,13 +111,13 @@ def perturbed_rate(results: Results, name: str, cell: str) -> str:
 
 def perturbed_levels(results: Results, name: str, *axes: str) -> str:
     """One row for each axis: what it changes, and the lifts at the three levels."""
-    levels = (1, 2, 3)
     rows = [
-        (AXES[axis].what, *(f"{AXES[axis].sizes[level - 1]:g}" for level in levels), AXES[axis].unit)
-        + tuple(perturbed(results, name, f"{axis}:{level}") for level in levels)
+        (f"`{axis}`", AXES[axis].what, " / ".join(f"{size:g}" for size in AXES[axis].sizes), AXES[axis].unit)
+        + tuple(perturbed(results, name, f"{axis}:{level}") for level in (1, 2, 3))
         for axis in axes
     ]
-    return markdown_table(("what changes", "size 1", "2", "3", "unit", "level 1", "level 2", "level 3"), rows)
+    head = ("axis", "what changes", "size at level 1 / 2 / 3", "unit", "lifted at 1", "at 2", "at 3")
+    return markdown_table(head, rows)
 
 
 def harmless_axes(results: Results, name: str, level: str) -> str:
@@ -128,13 +128,12 @@ def harmless_axes(results: Results, name: str, level: str) -> str:
 
 
 def arm(results: Results, name: str) -> str:
-    """The lifts of an arm of what_matters.py and, but for the reference, its p and the corrected p."""
+    """An arm of what_matters.py against the reference: '35/50, -15 points [-30, -1], p = 0.05, corrected 0.25'."""
     arms = results["what_matters"]
-    text = what_matters.lifted(arms[name])
-    if name == what_matters.REFERENCE:
-        return text
     single, corrected = what_matters.p_values(arms)[name]
-    return f"{text} (p = {single:.2g}, corrected {corrected:.2g})"
+    lifts = f"{what_matters.total(arms[name], 'lifted')}/{what_matters.total(arms[name], 'episodes')}"
+    points = what_matters.difference(arms, name).replace(" ", " points ", 1)
+    return f"{lifts}, {points}, p = {single:.2g}, corrected {corrected:.2g}"
 
 
 def arm_trainings(results: Results, name: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import fisher_exact
+from scipy.stats import binomtest, fisher_exact
 from scripts import run_stage
 
 from vla.demos.schema import demo_names, open_demos
@@ -253,20 +253,40 @@ def p_values(results: dict[str, Any]) -> dict[str, tuple[float, float]]:
     return corrected
 
 
+def difference(results: dict[str, Any], name: str) -> str:
+    """Lifts of an arm less the reference's, in points, with Newcombe's 95% interval: '-15 [-30, -1]'.
+
+    Newcombe 1998, method 10, which combines the two Wilson intervals; the bounds are rounded outwards.
+    """
+    rates, below, above = [], [], []
+    for result in (results[name], results[REFERENCE]):
+        counts = total(result, "lifted"), total(result, "episodes")
+        interval = binomtest(*counts).proportion_ci(method="wilson")
+        share = counts[0] / counts[1]
+        rates.append(share)
+        below.append(share - interval.low)
+        above.append(interval.high - share)
+    points = 100 * (rates[0] - rates[1])
+    low = math.floor(points - 100 * math.hypot(below[0], above[1]))
+    high = math.ceil(points + 100 * math.hypot(above[0], below[1]))
+    return f"{points:+.0f} [{low:+d}, {high:+d}]"
+
+
 def shown(results: dict[str, Any]) -> str:
     """Which arms differ from the reference by the corrected p at 0.05, as a Markdown list."""
     base = total(results[REFERENCE], "lifted") / total(results[REFERENCE], "episodes")
-    groups: dict[str, list[str]] = {"worse": [], "better": [], "not told apart from the reference": []}
+    unknown = "not distinguishable from the reference"
+    groups: dict[str, list[str]] = {"worse": [], "better": [], unknown: []}
     for name, (_, corrected) in p_values(results).items():
         result = results[name]
         above = total(result, "lifted") / total(result, "episodes") > base
-        group = "not told apart from the reference" if corrected >= 0.05 else "better" if above else "worse"
+        group = unknown if corrected >= 0.05 else "better" if above else "worse"
         groups[group].append(f"{result['what']} ({total(result, 'lifted')}/{total(result, 'episodes')})")
     return "\n".join(f"- **{group}**: {'; '.join(arms)}" for group, arms in groups.items() if arms)
 
 
 def arms_table(results: dict[str, Any]) -> str:
-    """Each training's lifts, all of an arm's together with exact 95% intervals, and `p_values`."""
+    """Each training's lifts, all of an arm's together with exact 95% intervals, `difference` and `p_values`."""
     rows = []
     p = p_values(results)
     for name, result in sorted(results.items(), key=lambda item: list(ARMS).index(item[0])):
@@ -282,12 +302,13 @@ def arms_table(results: dict[str, Any]) -> str:
                 f"{total(result, 'grasped')}/{total(result, 'episodes')}",
                 ", ".join(str(training["lifted"]) for training in trainings),
                 lifted(result),
+                "" if single is None else difference(results, name),
                 "" if single is None else f"{single:.2g}",
                 "" if corrected is None else f"{corrected:.2g}",
             )
         )
     head = ("what was changed", "steps", "first action's MSE", "gripper right", "grasped", "lifted, each training")
-    return markdown_table((*head, "truly lifted", "p", "p, corrected"), rows)
+    return markdown_table((*head, "truly lifted", "points against the reference", "p", "p, corrected"), rows)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ def test_what_matters_says_what_the_episodes_allow(benchmarks: Any) -> None:
     assert single == pytest.approx(0.0499, abs=1e-3)
     assert corrected > 0.2
     assert all(single <= corrected <= 1 for single, corrected in p.values())
+    assert what_matters.difference(arms, "demos-25").startswith("-15 [-3")
     ordered = sorted(p.values())
     assert ordered[0][1] == pytest.approx(len(ordered) * ordered[0][0])
     assert [corrected for _, corrected in ordered] == sorted(corrected for _, corrected in ordered)
