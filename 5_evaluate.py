@@ -49,7 +49,7 @@ class EvaluateOptions:
     compare: tuple[Path, Path] | None = None
     """Two checkpoints to evaluate on the same seeds instead, with an exact McNemar test."""
     perturb: str | None = None
-    """Perturbations to evaluate under instead: AXIS, AXIS:LEVEL (1-3) or all; the same seeds run unperturbed as well."""
+    """Perturbations to evaluate under instead: AXIS, AXIS:LEVEL (1-3) or all; the same seeds also run unperturbed."""
     rejudge: Path | None = None
     """An evaluation's episodes.hdf5 to be judged again by the second judge instead; no policy is run, the simulator
     repeats each episode."""

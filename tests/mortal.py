@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def run_and_die(task: tuple[str, Path]) -> str:
-    """Leave a note in the folder, and die "always", only "once", or, by any other name, not at all."""
+    """Note in a file of the folder that the task began, and die "always", only "once", or, by any other name, never."""
     how, folder = task
     with (folder / how).open("a") as note:
         note.write("begun\n")

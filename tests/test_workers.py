@@ -1,9 +1,8 @@
-"""Workers that die: what they were working on is run again, and what kills them twice is told apart from the rest."""
+"""Workers that die or cannot start: a task that was running is run again, and one that kills its worker is found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +11,73 @@ import pytest
 import torch
 
 from tests.mortal import run_and_die
-from vla.evaluation.episode import EvalTask
-from vla.evaluation.runner import DIED, Evaluator
+from vla.errors import MachineError, UserError
+from vla.evaluation.episode import EvaluatedEpisode
+from vla.evaluation.runner import DIED, EpisodeRunner
+from vla.evaluation.task import EvalTask
 from vla.policies.actor import ControlConfig
 from vla.sim import workers
-from vla.sim.config import EnvConfig
+from vla.sim.config import EnvConfig, Scene
 from vla.sim.env import Simulator
 from vla.sim.workers import SimulatorWorkers
 
 
-def test_who_dies_once_is_run_again_and_who_dies_twice_is_given_up(tmp_path: Path) -> None:
-    seen: list[str] = []
+def test_a_task_whose_worker_dies_is_run_again_and_given_up_the_second_time(tmp_path: Path) -> None:
+    seen: dict[int, str | None] = {}
     names = ["a", "once", "always", "b", "c"]
-    with SimulatorWorkers(2, EnvConfig(), draws=False) as pool:
-        found = pool.run(run_and_die, [(name, tmp_path) for name in names], seen.append)
+    with SimulatorWorkers(2, EnvConfig(), render_images=False) as pool:
+        found = pool.run(run_and_die, [(name, tmp_path) for name in names], seen.__setitem__)
     assert found == ["a", "once", None, "b", "c"]
-    assert sorted(seen) == ["a", "b", "c", "once"]
+    assert seen == dict(enumerate(found))
     assert (tmp_path / "b").exists()
 
 
-def test_workers_that_cannot_begin_are_told() -> None:
-    with pytest.raises(BrokenProcessPool), SimulatorWorkers(1, EnvConfig(robot="Nobody"), draws=False):
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        (EnvConfig(robot="Nobody"), MachineError, "a simulator cannot start: .*Nobody"),
+        (EnvConfig(scene=Scene(("ball",), "ball")), UserError, "holds the object 'cube' only"),
+    ],
+)
+def test_workers_that_cannot_start_say_why(
+    config: EnvConfig, error: type[Exception], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(error, match=words), SimulatorWorkers(1, config, render_images=False):
         pass
+    assert "Traceback" not in capfd.readouterr().err
 
 
 class Losing(SimulatorWorkers):
-    """Runs tasks in this process, and gives up those of one seed, unless it is only asked how they begin."""
+    """Runs the tasks in this process, and gives up the one of seed 2000001 as if its worker had died twice."""
 
     def run(
-        self, function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[Any], None] | None = None
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        done: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
-        return [None if task.seed == 2_000_001 and task.max_steps else function(task) for task in tasks]
+        assert done is not None
+        results = [None if task.seed == 2_000_001 else function(task) for task in tasks]
+        for number, result in enumerate(results):
+            done(number, result)
+        return results
 
 
-def test_an_episode_whose_worker_dies_twice_counts_as_invalid(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_episode_whose_worker_dies_twice_is_invalid_and_nothing_is_made_up(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "_simulator", sim)
     tasks = [
         EvalTask("zero", Path(), np.zeros(512, np.float32), seed, "go", 2, ControlConfig(), None)
         for seed in (2_000_000, 2_000_001)
     ]
-    runner = Evaluator(Losing(1, EnvConfig()), None, torch.device("cpu"))
-    (first, _), (second, recording) = runner.run(tasks, "evaluate")
-    assert (first.invalid_reason, first.steps) == (None, 2)
-    assert (second.success, second.invalid_reason, second.failed, second.steps) == (False, DIED, "valid", 0)
-    assert (second.seed, second.verdict) == (2_000_001, f"INVALID: {DIED}")
-    sim.reset(2_000_001)
-    np.testing.assert_array_equal(recording.states, [sim.full_state()])
+    kept: list[EvaluatedEpisode] = []
+    runner = EpisodeRunner(Losing(1, EnvConfig()), None, torch.device("cpu"))
+    ran, died = runner.run(tasks, "evaluate", kept.append)
+    assert kept == [ran, died]
+    assert (ran.result.invalid_reason, ran.result.steps) == (None, 2)
+    assert (died.result.success, died.result.invalid_reason, died.result.failed) == (False, DIED, "valid")
+    assert (died.result.seed, died.result.steps, died.result.verdict) == (2_000_001, 0, f"INVALID: {DIED}")
+    assert (died.result.cube_x_m, died.result.closest_m, died.result.failed_step) == (None, None, None)
+    assert died.result.cube_start() == "at an unknown place"
+    assert len(died.recording.states) == len(died.recording.actions) == 0

@@ -75,7 +75,7 @@ def rejudge_file(path: Path) -> list[Rejudged]:
             raise UserError(
                 f"{path} was recorded with other versions ({drift}): its states mean nothing here; evaluate again"
             )
-        sim = Simulator(EnvConfig.from_env_args(env_args), draws=False)
+        sim = Simulator(EnvConfig.from_env_args(env_args), render_images=False)
         rejudged = []
         for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
             group = file[name]

@@ -19,14 +19,16 @@ def rate(successes: int, trials: int) -> str:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p of McNemar's test: were two policies equally good, an episode that only one lifts would be
-    either's with probability one half."""
+    """Exact two-sided p of McNemar's test.
+
+    If two policies were equally good, an episode that only one of them lifts would be either's with probability 1/2.
+    """
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def share(successes: int, trials: int) -> str:
-    """'7/10 = 70%', '2/3 = 66.7%'; none but all of them is 100%, none but not one is 0%."""
+    """'7/10 = 70%', '2/3 = 66.7%'; only all of them are printed as 100%, only none as 0%."""
     percent = 100 * successes / trials
     if percent == round(percent):
         text = f"{percent:.0f}%"
@@ -38,7 +40,7 @@ def share(successes: int, trials: int) -> str:
 
 
 def percent_bounds(successes: int, trials: int) -> tuple[str, str]:
-    """The interval's bounds in per cent, rounded outwards: what is printed never claims more than what is known."""
+    """The bounds of the interval in per cent, rounded outwards, so that the printed interval never claims too much."""
     low, high = success_interval(successes, trials)
     floor, ceiling = math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10
     return "0%" if floor == 0 else f"{floor:.1f}%", "100%" if ceiling == 100 else f"{ceiling:.1f}%"

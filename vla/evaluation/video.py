@@ -1,4 +1,4 @@
-"""Videos of episodes, with what a person needs to judge them written beside the picture."""
+"""Videos of episodes, with what a person needs in order to judge them written beside the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FONT = ImageFont.load_default(size=16)
 
 @dataclass(frozen=True)
 class Caption:
-    """What the overlay says about one step."""
+    """What the panel beside the image says about one step."""
 
     step: int
     phase: str
@@ -78,18 +78,20 @@ def demo_frames(demo: Demo) -> Iterator[np.ndarray]:
 
 
 def step_frame(step: Step, judge: Judge, instruction: str) -> np.ndarray:
-    """The annotated frame of a step; `judge` is the verdict up to it."""
+    """The annotated frame of a step; `judge` has seen the episode up to that step."""
     gripper = float(step.decision.action[-1])
     caption = Caption(step.index, step.decision.phase, instruction, gripper, step.outcome.evidence, judge)
     return annotate(step.observation.image, caption)
 
 
 def episode_frames(steps: Iterable[Step], instructions: Iterable[str]) -> Iterator[np.ndarray]:
-    """The annotated frames of a finished episode, judged again step by step: its own judge has moved on.
+    """The annotated frames of a finished episode.
+
+    The episode is judged again step by step, because its own judge shows its end only.
 
     Args:
-        steps: of the episode.
-        instructions: at least as many, what was said at each step.
+        steps: the steps of the episode.
+        instructions: the instruction at each step; at least as many as steps.
     """
     judge = Judge()
     for index, (step, instruction) in enumerate(zip(steps, instructions, strict=False)):
@@ -100,23 +102,47 @@ def episode_frames(steps: Iterable[Step], instructions: Iterable[str]) -> Iterat
 
 
 def frame_strip(images: Sequence[np.ndarray], count: int = 8, height_px: int = 96) -> np.ndarray:
-    """`count` pictures from the first to the last, side by side: (height, count * height, 3) uint8."""
+    """`count` images, evenly spaced from the first to the last, side by side: (height, count * height, 3) uint8."""
     rows = np.linspace(0, len(images) - 1, count).round().astype(int)
     size = (height_px, height_px)
     return np.concatenate([np.asarray(Image.fromarray(images[row]).resize(size)) for row in rows], axis=1)
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
-    """Write `frames` (H, W, 3) uint8 as H.264 at 20 fps, real time; the file is whole or absent."""
-    # One frame after the other: those of a long episode take 400 MB together. imageio's hints know of no writers.
+    """Write `frames` (H, W, 3) uint8 as H.264 at 20 fps, real time; the file is whole or absent.
+
+    Raises:
+        OSError: ffmpeg died, or could not write.
+        RuntimeError: there is no ffmpeg.
+    """
     options: dict[str, Any] = {"format": "FFMPEG", "fps": FPS, "codec": "libx264", "macro_block_size": 16}
-    with atomic_path(path) as temporary, imageio.get_writer(temporary, **options) as writer:
-        for frame in frames:
-            writer.append_data(frame)  # type: ignore[attr-defined]
+    with atomic_path(path) as temporary:
+        with imageio.get_writer(temporary, **options) as writer:
+            for frame in frames:  # one after the other: the frames of a long episode take 400 MB together
+                writer.append_data(frame)  # type: ignore[attr-defined]  # missing in imageio's type hints
+        if not _is_whole_mp4(temporary):  # imageio does not look at ffmpeg's exit code
+            raise OSError(f"ffmpeg did not finish {path} (is the disk full?)")
+
+
+def _is_whole_mp4(path: Path) -> bool:
+    """Whether the boxes of an MP4 file fill it exactly, and its index, which ffmpeg writes last, is among them."""
+    size, position, kinds = path.stat().st_size, 0, set()
+    with open(path, "rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            if length == 1:  # the length follows in 64 bits
+                length = int.from_bytes(header[8:16], "big")
+            if length < 8:
+                return False
+            kinds.add(header[4:8])
+            position += length
+    return position == size and b"moov" in kinds
 
 
 def gif_summary(tag: str, video: Path) -> Summary:
-    """A written video as a TensorBoard image that moves (every third frame, half size)."""
+    """A written video as an animated image for TensorBoard (every third frame, half size)."""
     frames = [Image.fromarray(frame[::2, ::2]) for frame in imageio.mimread(video, memtest=False)[::3]]
     gif = io.BytesIO()
     frames[0].save(gif, format="GIF", save_all=True, append_images=frames[1:], duration=3000 // FPS, loop=0)

@@ -39,6 +39,8 @@ class InferenceServer:
     def __init__(self, model: PolicyNetwork, device: torch.device, batch: int = BATCH) -> None:
         self._model, self._device, self._batch = model, device, batch
         self._listener = Listener(authkey=current_process().authkey)
+        self.address = str(self._listener.address)
+        """Address for `RemoteModel`, in a process that this one started."""
         self._connections: list[Connection] = []
         self._closing = threading.Event()
         self.batches: list[int] = []
@@ -46,11 +48,6 @@ class InferenceServer:
         threading.Thread(target=self._accept, daemon=True).start()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-
-    @property
-    def address(self) -> str:
-        """Address for `RemoteModel`, in a process that this one started."""
-        return str(self._listener.address)
 
     def close(self) -> None:
         """Stop answering; a `RemoteModel` that waits for an answer raises a MachineError."""
