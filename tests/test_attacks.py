@@ -13,7 +13,7 @@ from vla.sim.env import Simulator
 
 @pytest.fixture(scope="module")
 def blind_sim() -> Simulator:
-    return Simulator(draws=False)
+    return Simulator(render_images=False)
 
 
 @pytest.fixture(scope="module")

@@ -79,10 +79,10 @@ def test_perturbations_are_read_from_the_command_line() -> None:
 
 
 def _sees(effect: Effect) -> float:
-    """How far the means of many pictures, or actions, are from the unchanged ones."""
-    picture, action = np.full((64, 64, 3), 128, dtype=np.uint8), np.zeros(7, dtype=np.float32)
-    noisy = np.stack([effect.action(action) for _ in range(2000)])
-    return float(noisy.std()) + float(effect.picture(picture).astype(float).std())
+    """Standard deviation of what an effect does to an action that is zero, plus that to a grey image."""
+    image, action = np.full((64, 64, 3), 128, dtype=np.uint8), np.zeros(7, dtype=np.float32)
+    noisy = np.stack([effect.change_action(action) for _ in range(2000)])
+    return float(noisy.std()) + float(effect.change_image(image).astype(float).std())
 
 
 def test_levels_reach_the_effects(sim: Simulator) -> None:

@@ -1,1 +1,1 @@
-"""The simulator: robosuite's Lift, its perturbations, its worker processes and the rollout loop."""
+"""The simulator: robosuite's Lift, perturbations of it, its worker processes and the rollout loop."""

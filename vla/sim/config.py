@@ -1,4 +1,4 @@
-"""What decides an episode apart from the policy: the scene, the camera, the seeds and the simulator's versions."""
+"""The configuration of an episode: scene, camera, seeds, and the versions of the simulator's packages."""
 
 from __future__ import annotations
 
@@ -21,19 +21,25 @@ GRIPPER_CLOSE = 1.0
 GRIPPER_OPEN = -1.0
 
 VERSIONED_PACKAGES = ("robosuite", "mujoco", "numpy")
+"""Packages whose versions decide how an episode runs."""
 
-# Seeds of episodes. Disjoint, so that no episode that chose a checkpoint is ever reported as a test.
 TRAIN_SEEDS = range(0, 1_000_000)
+"""Seeds of the episodes that are collected for training."""
 VALIDATION_SEEDS = range(1_000_000, 2_000_000)
+"""Seeds of the episodes that choose a checkpoint."""
 TEST_SEEDS = range(2_000_000, 3_000_000)
+"""Seeds of the episodes that results are reported of. The three ranges are disjoint: no episode that chose a checkpoint
+is reported as a test."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The objects on the table and the one that the instruction speaks of, by robosuite object name."""
+    """The objects on the table."""
 
     objects: tuple[str, ...] = ("cube",)
+    """robosuite's names of all objects."""
     target: str = "cube"
+    """The object that the instruction refers to."""
 
     def __post_init__(self) -> None:
         if self.target not in self.objects:
@@ -42,29 +48,35 @@ class Scene:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a person wants the cube to lie when the episode begins, world frame; the table's middle is (0, 0)."""
+    """A place for the cube at the beginning of an episode, world frame; the table's middle is (0, 0)."""
 
     x_m: float
     y_m: float
     yaw_deg: float = 0.0
-    """About the vertical; it looks the same after a quarter turn."""
+    """Angle about the vertical. The cube looks the same after a quarter turn."""
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Everything that decides what an episode looks like, apart from its seed."""
+    """Everything that determines an episode, apart from its seed and the actions."""
 
     robot: str = "Panda"
+    """robosuite's name of the robot."""
     camera: str = "agentview"
+    """robosuite's name of the camera."""
     image_size_px: int = 224
+    """Height and width of an image."""
     control_freq_hz: int = 20
+    """Control steps per second."""
     horizon_steps: int = 200
+    """Control steps after which an episode ends without success."""
     model_seed: int = 0
-    """Seeds what robosuite draws once per model: the cube's size."""
+    """Seed of what robosuite draws once per model: the cube's size."""
     scene: Scene = field(default_factory=Scene)
 
     def to_env_args(self) -> str:
-        """JSON in robomimic's layout (`env_name`, `env_version`, `type`, `env_kwargs`) plus our own keys."""
+        """Returns JSON in robomimic's layout (`env_name`, `env_version`, `type`, `env_kwargs`), with keys of our
+        own."""
         kwargs = {
             "robots": self.robot,
             "camera_names": [self.camera],
@@ -88,7 +100,7 @@ class EnvConfig:
 
     @classmethod
     def from_env_args(cls, env_args: str) -> EnvConfig:
-        """The configuration that wrote `env_args`."""
+        """Returns the configuration that `to_env_args` wrote."""
         stored: Mapping[str, Any] = json.loads(env_args)
         kwargs = stored["env_kwargs"]
         scene = stored["scene"]
@@ -104,12 +116,12 @@ class EnvConfig:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decide how an episode runs."""
+    """Installed versions of VERSIONED_PACKAGES."""
     return {name: version(name) for name in VERSIONED_PACKAGES}
 
 
 def version_drift(env_args: str) -> str | None:
-    """One line naming the packages that differ from those that `env_args` was written with, or None."""
+    """One line that names the packages whose versions differ from those in `env_args`; None where none do."""
     stored = json.loads(env_args).get("versions", {})
     drift = [
         f"{name} {stored[name]} there, {now} here"
@@ -120,7 +132,7 @@ def version_drift(env_args: str) -> str | None:
 
 
 def warn_of_version_drift(env_args: str, what: str) -> None:
-    """Print a warning where `what` was made with other versions of the simulator than are installed here."""
+    """Print a warning if `what` was made with other versions of the simulator than the installed ones."""
     drift = version_drift(env_args)
     if drift:
         print(f"WARNING: {what} was made with other versions ({drift}); physics, pixels and success may differ")

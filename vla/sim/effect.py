@@ -1,6 +1,6 @@
-"""What a perturbation may do to a simulator, and what it needs of one.
+"""The interface between perturbations and the simulator: what an effect may change, and what it needs for that.
 
-The simulator applies effects and effects change the simulator; both know only the protocols here.
+The simulator applies effects, and effects change the simulator; both depend only on the protocols here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vla.sim.config import EnvConfig
 
 
 class PerturbableSimulator(Protocol):
-    """What an effect uses of `vla.sim.env.Simulator`."""
+    """The part of `vla.sim.env.Simulator` that effects use; the docstrings there say more."""
 
     config: EnvConfig
 
@@ -28,7 +28,7 @@ class PerturbableSimulator(Protocol):
         """The live `mujoco.MjData`."""
 
     def evidence(self) -> Evidence:
-        """What the verdict is judged from at this moment."""
+        """Evidence of the present state."""
 
     def arm_addresses(self) -> list[int]:
         """Indices of the seven arm joints in `data.qpos`."""
@@ -40,47 +40,48 @@ class PerturbableSimulator(Protocol):
         """(6,) indices of the cube's velocity in `data.qvel`."""
 
     def placement_sampler(self) -> Any:
-        """robosuite's sampler of the cube's place."""
+        """robosuite's sampler of the cube's initial place."""
 
     def push_cube(self, velocity_mps: np.ndarray) -> None:
-        """Add (2,) horizontal velocity to the cube."""
+        """Add a horizontal velocity, (2,), to the cube."""
 
 
 class EpisodeChange(Protocol):
-    """What changes the episodes of a simulator; `vla.sim.perturbations.Perturbation` is one."""
+    """Anything that changes the episodes of a simulator, such as `vla.sim.perturbations.Perturbation`."""
 
     def apply(self, sim: PerturbableSimulator, seed: int, undo: ExitStack) -> Effect:
-        """Change the model for the episode of `seed`; `undo` takes the change back."""
+        """Change the model for the episode of `seed`; closing `undo` reverts the change."""
 
 
 class Effect:
-    """What a perturbation does to an episode; this one does nothing. One object serves one episode."""
+    """What a perturbation does to one episode. This base class changes nothing; every episode gets a new object."""
 
     def __init__(self, size: float, rng: np.random.Generator) -> None:
+        """`size` is in the unit of the perturbation's axis; `rng` determines everything random."""
         self.size, self.rng = size, rng
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
-        """Change the model; `vla.sim.model_edits` takes it back, anything else goes on `undo`."""
+        """Change the model. What `vla.sim.model_edits.restored` covers is reverted; push other changes on `undo`."""
 
     def after_reset(self, sim: PerturbableSimulator) -> None:
-        """Change the state that the episode begins in."""
+        """Change the first state of the episode."""
 
     def before_step(self, sim: PerturbableSimulator, step: int) -> None:
-        """Interfere with the physics."""
+        """Change the physics before control step number `step`, counted from 0."""
 
-    def action(self, action: np.ndarray) -> np.ndarray:
-        """What reaches the motors instead of the (7,) `action`."""
+    def change_action(self, action: np.ndarray) -> np.ndarray:
+        """Returns the (7,) action that is executed instead of `action`."""
         return action
 
-    def picture(self, picture: np.ndarray) -> np.ndarray:
-        """What the camera delivers instead of the (H, W, 3) uint8 `picture`."""
-        return picture
+    def change_image(self, image: np.ndarray) -> np.ndarray:
+        """Returns the (H, W, 3) uint8 image that the camera delivers instead of `image`."""
+        return image
 
     def draw(self, scene: Any) -> None:
-        """Add to the `mujoco.MjvScene` before it is drawn."""
+        """Add geoms to the `mujoco.MjvScene` before it is rendered."""
 
-    def direction(self, dimensions: int = 3) -> np.ndarray:
-        """A random unit vector."""
+    def random_direction(self, dimensions: int = 3) -> np.ndarray:
+        """Draw a unit vector, (dimensions,)."""
         vector = self.rng.normal(size=dimensions)
         unit: np.ndarray = vector / np.linalg.norm(vector)
         return unit

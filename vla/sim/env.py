@@ -1,7 +1,7 @@
-"""The simulator: robosuite's Lift behind a small interface. The only import of robosuite.
+"""The simulator: robosuite's Lift behind a small interface. No other module imports robosuite.
 
-robosuite and mujoco are imported when a `Simulator` is made, not with this module, because mujoco
-reads `MUJOCO_GL` at import and that variable is chosen by `vla.sim.gl.select_backend`.
+robosuite and mujoco are imported when a `Simulator` is made, not with this module: mujoco reads `MUJOCO_GL` at import,
+and `vla.sim.gl.select_backend` has to set that variable first.
 """
 
 from __future__ import annotations
@@ -25,24 +25,29 @@ from vla.sim.effect import Effect, EpisodeChange
 
 
 class SimulationDivergedError(Exception):
-    """The physics of this episode cannot be trusted any more (see `Simulator.step`)."""
+    """The physics of this episode cannot be trusted any longer (see `Simulator.step`)."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known before an action. A policy is given `image` alone; the rest is for expert and recorder."""
+    """One observation of the simulator: image, robot state and evidence, all of the same moment.
+
+    A policy sees `image` and, if it was trained with proprioception, the robot state; `vla.policies` decides. The
+    evidence is privileged: it is for the expert, the judge and the recorder.
+    """
 
     image: np.ndarray
-    """(H, W, 3) uint8, upright RGB of the agent-view camera."""
+    """(H, W, 3) uint8 upright RGB of the camera (`EnvConfig.camera`); black in a simulator that does not render."""
     evidence: Evidence
+    """Measurements of the state, which include the cube's pose."""
     eef_quat: np.ndarray
-    """(4,) orientation of the hand, x y z w (robosuite's order)."""
+    """(4,) orientation of the hand in the world frame, x y z w (robosuite's order)."""
     gripper_qpos: np.ndarray
-    """(2,) finger joint positions in metres."""
+    """(2,) finger joint positions, metres."""
 
     @property
     def eef_pos(self) -> np.ndarray:
-        """(3,) grip site between the finger tips, world frame, metres."""
+        """Position of the grip site between the finger tips, (3,) world frame, metres."""
         return self.evidence.gripper_pos
 
 
@@ -50,15 +55,20 @@ class Simulator:
     """robosuite's Lift with a Panda arm, its parallel gripper and OSC_POSE control.
 
     Raises:
-        UserError: no GL backend, or a scene that the task does not hold.
+        UserError: no OpenGL backend works, or the task cannot hold the scene.
     """
 
-    def __init__(self, config: EnvConfig | None = None, draws: bool = True) -> None:
-        """`draws` False: black pictures, at half the time of a step, for whoever needs no eyes."""
+    def __init__(self, config: EnvConfig | None = None, render_images: bool = True) -> None:
+        """Build the scene, which takes seconds.
+
+        Args:
+            config: the scene and its camera; None for the defaults.
+            render_images: False makes all images black and a step twice as fast, for actors that need no images.
+        """
         gl.select_backend()
-        # robosuite warns, at import and at every reset, of optional parts that Lift does not use.
+        # robosuite warns at import and at every reset about optional parts that Lift does not use.
         logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno > logging.WARNING)
-        if draws:
+        if render_images:
             # A policy may be loaded later. Imported after the GL libraries, torchvision crashes (torch 2.12 with Mesa).
             importlib.import_module("torchvision")
         import mujoco
@@ -77,7 +87,7 @@ class Simulator:
             ignore_done=True,  # the rollout counts the steps
             hard_reset=False,  # 4 ms instead of 3 s; the model never changes between episodes
             reward_shaping=True,
-            use_camera_obs=False,  # drawn below, three times faster
+            use_camera_obs=False,  # `render` is three times faster
             has_renderer=False,
             has_offscreen_renderer=False,
             renderer="mujoco",
@@ -86,20 +96,20 @@ class Simulator:
         self._env.sim.model._model.vis.quality.offsamples = 0
         self._scratch = mujoco.MjData(self.model)
         size_px = self.config.image_size_px
-        self._renderer = mujoco.Renderer(self.model, size_px, size_px) if draws else None
+        self._renderer = mujoco.Renderer(self.model, size_px, size_px) if render_images else None
         self._release = ExitStack()
         if self._renderer is not None:
             self._release.callback(self._renderer.close)
             # At the interpreter's end a GL context that is still open can no longer be released, and says so at length.
             atexit.register(self._release.close)
         self._options = mujoco.MjvOption()
-        self._options.geomgroup[0] = 0  # collision shapes
+        self._options.geomgroup[0] = 0  # hides the collision shapes
         self._closing_commanded = False
         self._evidence: Evidence | None = None
         self.perturbation: EpisodeChange | None = None
-        """Changes the episodes from the next reset on."""
+        """Changes every episode from the next reset on."""
         self.placement: Placement | None = None
-        """Overrides where the seed puts the cube, from the next reset on."""
+        """Place of the cube instead of the seed's, from the next reset on."""
         self._effect: Effect | None = None
         self._undo = ExitStack()
         self._step = 0
@@ -111,7 +121,7 @@ class Simulator:
 
     @property
     def data(self) -> Any:
-        """The live `mujoco.MjData`. Positions of bodies lag its `qpos` by a substep after `step`."""
+        """The live `mujoco.MjData`. After `step`, positions of bodies lag its `qpos` by a substep."""
         return self._env.sim.data._data
 
     def close(self) -> None:
@@ -119,11 +129,11 @@ class Simulator:
         self._release.close()
 
     def reset(self, seed: int) -> Observation:
-        """Start the episode of `seed`: the same seed gives the same episode, in any process."""
+        """Begin the episode of `seed`. The same seed gives the same episode, in any process."""
         self._undo.close()
         self._effect = None if self.perturbation is None else self.perturbation.apply(self, seed, self._undo)
         self._step = 0
-        # robosuite draws from these two generators only; np.random.seed() would seed nothing.
+        # robosuite uses only these two generators; np.random.seed() has no effect on it.
         self._env.rng = self._env.placement_initializer.rng = np.random.default_rng(seed)
         self._env.reset()
         self._closing_commanded = False
@@ -137,18 +147,18 @@ class Simulator:
         return self.observe()
 
     def step(self, action: np.ndarray) -> tuple[Observation, float]:
-        """Apply `action` (7,) in [-1, 1] for one control step; return what follows and the shaped reward.
+        """Execute `action`, (7,) in [-1, 1], for one control step; returns the next observation and the shaped reward.
 
         Raises:
-            SimulationDivergedError: the action is not finite, or MuJoCo met bad values. MuJoCo itself goes on
-                in silence: it zeroes such an action and resets such a state.
+            SimulationDivergedError: the action is not finite, or MuJoCo met bad values. MuJoCo itself continues
+                without an error: it sets such an action to zero, and resets such a state.
         """
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise SimulationDivergedError(f"the action is not {ACTION_DIM} finite numbers: {action}")
         time_before, warnings_before = self.data.time, self._warnings()
         if self._effect is not None:
             self._effect.before_step(self, self._step)
-            action = self._effect.action(action)
+            action = self._effect.change_action(action)
         self._step += 1
         applied = np.clip(action, -1.0, 1.0).astype(np.float64)
         _, reward, _, _ = self._env.step(applied)
@@ -159,7 +169,7 @@ class Simulator:
         return self.observe(), float(reward)
 
     def observe(self) -> Observation:
-        """The present observation, drawn and measured afresh."""
+        """Returns the observation of the present state."""
         robot = self._env.robots[0]
         return Observation(
             image=self.render(),
@@ -169,7 +179,7 @@ class Simulator:
         )
 
     def evidence(self) -> Evidence:
-        """What the verdict is judged from, measured on a forward-passed copy of the state."""
+        """Returns the evidence of the present state; it is measured once per state."""
         if self._evidence is None:
             self._evidence = measure(
                 self.model, self.data, self._scratch, self.config.scene.target, self._closing_commanded
@@ -177,7 +187,10 @@ class Simulator:
         return self._evidence
 
     def render(self) -> np.ndarray:
-        """(H, W, 3) uint8 upright RGB of the camera, shadows and reflections off (they cost half the time)."""
+        """Returns the camera's image, (H, W, 3) uint8 upright RGB; black if the simulator does not render.
+
+        Shadows and reflections are off: they would take half of the time.
+        """
         if self._renderer is None:
             return np.zeros((self.config.image_size_px, self.config.image_size_px, 3), dtype=np.uint8)
         self._renderer.update_scene(self.data, camera=self.config.camera, scene_option=self._options)
@@ -186,60 +199,63 @@ class Simulator:
         flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         if self._effect is not None:
             self._effect.draw(self._renderer.scene)
-        picture = self._renderer.render().copy()
-        return picture if self._effect is None else self._effect.picture(picture)
+        image = self._renderer.render().copy()
+        return image if self._effect is None else self._effect.change_image(image)
 
     def state(self) -> np.ndarray:
-        """(1 + nq + nv,) float64: time, positions, velocities (robomimic's `states`)."""
+        """Returns time, positions and velocities, (1 + nq + nv,) float64, as robomimic's `states`."""
         return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
 
     def target_yaw_deg(self) -> float:
-        """The cube's angle about the vertical, in [-45, 45): it looks the same after a quarter turn."""
+        """Returns the cube's angle about the vertical, in [-45, 45): it looks the same after a quarter turn."""
         x_axis = self.data.geom(f"{self.config.scene.target}_g0").xmat.reshape(3, 3)[:, 0]
         return float((np.degrees(np.arctan2(x_axis[1], x_axis[0])) + 45) % 90 - 45)
 
     def full_state(self) -> np.ndarray:
-        """(n,) float64: all that the physics goes on from, forces included (MuJoCo's mjSTATE_INTEGRATION)."""
+        """Returns the complete input of the next physics step, (n,) float64 (MuJoCo's mjSTATE_INTEGRATION)."""
         kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         state = np.empty(self._mujoco.mj_stateSize(self.model, kind))
         self._mujoco.mj_getState(self.model, self.data, state, kind)
         return state
 
     def robosuite_success(self) -> bool:
-        """robosuite's own check at this moment: the cube's centre is 4 cm above the table. For comparison only."""
+        """Returns robosuite's own check: the cube's centre is 4 cm above the table. For comparison only."""
         return bool(self._env._check_success())
 
     def push_test(self) -> float:
-        """How far pushes move the cube in the gripper, metres; on a copy of the state (`vla.judging.push_test`)."""
+        """Returns how far pushes move the cube in the gripper, metres (`vla.judging.push_test`); changes nothing."""
         return push_test(self.model, self.data, self._scratch, self.config.scene.target)
 
     def set_state(self, state: np.ndarray, closing_commanded: bool = False) -> None:
-        """Put the simulator into a recorded `state`; the controller's memory is not part of it."""
+        """Set a recorded state, as `state` returns it; the controller's internal state is not part of it."""
         self._env.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
         self._env.sim.forward()
         self._closing_commanded = closing_commanded
         self._evidence = None
 
     def changed_by_hand(self) -> Observation:
-        """The observation after `data` or `model` was changed from outside, measured afresh."""
+        """Returns the new observation after a caller changed `data` or `model`."""
         self._env.sim.forward()
         self._evidence = None
         return self.observe()
 
     def model_xml(self) -> str:
-        """The MuJoCo model of this scene as XML text."""
+        """Returns the MuJoCo model of this scene as XML."""
         return str(self._env.sim.model.get_xml())
 
     def push_cube(self, velocity_mps: np.ndarray) -> None:
-        """Add (2,) horizontal velocity to the cube, as a finger would that flicks it."""
+        """Add a horizontal velocity, (2,), to the cube, as if it were flicked."""
         self.data.qvel[self.cube_velocity_addresses()[:2]] += velocity_mps
 
     def camera_matrix(self) -> np.ndarray:
-        """(3, 4): a homogeneous world point to (u, v, 1) times its depth, u and v in [0, 1] from the top left."""
+        """Returns the camera's projection, (3, 4).
+
+        It maps a homogeneous world point to (u, v, 1) times its depth, with u and v in [0, 1] from the top left.
+        """
         camera = self.model.camera(self.config.camera).id
         rotation, position = self.data.cam_xmat[camera].reshape(3, 3), self.data.cam_xpos[camera]
         focal = 0.5 / np.tan(np.radians(self.model.cam_fovy[camera]) / 2)
-        # MuJoCo's cameras look along -z with y upwards; pictures count from the top.
+        # MuJoCo's cameras look along -z with y upwards; the rows of an image count from the top.
         intrinsic = np.array([[focal, 0, -0.5], [0, -focal, -0.5], [0, 0, -1]])
         to_camera = np.concatenate([rotation.T, -(rotation.T @ position)[:, None]], axis=1)
         matrix: np.ndarray = intrinsic @ to_camera
@@ -253,29 +269,30 @@ class Simulator:
         self._env.sim.forward()
 
     def _lay_down(self) -> None:
-        """robosuite lets the cube fall from 1 cm; the episode begins with it at rest on the table."""
+        """Put the cube on the table: robosuite would let it fall from 1 cm when the episode begins."""
         self.data.qpos[self.cube_addresses()[2]] -= self.evidence().height_m
         self._env.sim.forward()
         self._evidence = None
 
     def _warnings(self) -> int:
-        """MuJoCo's count of bad values, and of contacts or constraints that it had no room for."""
+        """Number of MuJoCo's warnings: bad values, and contacts or constraints for which it had no memory."""
         return sum(int(kind.number) for kind in self.data.warning)
 
     def arm_addresses(self) -> list[int]:
-        """Of the seven arm joints in `data.qpos`."""
+        """Returns the indices of the seven arm joints in `data.qpos`."""
         return list(self._env.robots[0]._ref_joint_pos_indexes)
 
     def cube_addresses(self) -> np.ndarray:
-        """Of the cube in `data.qpos`: three of its position, four of its orientation (w x y z)."""
+        """Returns the indices of the cube in `data.qpos`, (7,): three for its position, four for its orientation
+        (w x y z)."""
         return int(self.model.joint(f"{self.config.scene.target}_joint0").qposadr[0]) + np.arange(7)
 
     def cube_velocity_addresses(self) -> np.ndarray:
-        """Of the cube in `data.qvel`: three linear, three angular."""
+        """Returns the indices of the cube in `data.qvel`, (6,): three linear, three angular."""
         return int(self.model.joint(f"{self.config.scene.target}_joint0").dofadr[0]) + np.arange(6)
 
     def placement_sampler(self) -> Any:
-        """robosuite's sampler of the cube's place, with `x_range` and `y_range` in metres."""
+        """Returns robosuite's sampler of the cube's initial place, with `x_range` and `y_range` in metres."""
         return self._env.placement_initializer
 
     def _gripper_addresses(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Changes of a scene's MuJoCo model that can be taken back: what perturbations and attacks are made of."""
+"""Reversible changes of a scene's MuJoCo model, for perturbations, attacks and tests."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ _EDITED = (
     "dof_frictionloss",
     "actuator_forcerange",
 )
+"""Arrays of the model that `restored` saves."""
 
 
 @contextlib.contextmanager
 def restored(model: Any) -> Iterator[None]:
-    """Put back, at the end, every array of the `mujoco.MjModel` that this module's functions change."""
+    """Restore, at the end of the context, the arrays of the `mujoco.MjModel` that perturbations and attacks change."""
     arrays = [model.opt.gravity, *(getattr(model, name) for name in _EDITED)]
     saved = [array.copy() for array in arrays]
     try:
@@ -47,7 +48,7 @@ def restored(model: Any) -> Iterator[None]:
 
 
 def resize_box(model: Any, geom_name: str, half_size_m: np.ndarray) -> None:
-    """Give a box geom new half sizes (3,), and the bounds that collision detection keeps of it."""
+    """Give a box geom new half sizes, (3,), and update the bounds that collision detection stores for it."""
     geom = model.geom(geom_name).id
     model.geom_size[geom] = half_size_m
     model.geom_rbound[geom] = np.linalg.norm(half_size_m)
@@ -55,7 +56,7 @@ def resize_box(model: Any, geom_name: str, half_size_m: np.ndarray) -> None:
 
 
 def resize_cube(model: Any, target: str, factors: np.ndarray | float) -> None:
-    """Scale the cube's edges; its mass stays, its inertia follows."""
+    """Scale the cube's edges, by one factor or by three; its mass stays, its inertia follows."""
     for geom_name in (f"{target}_g0", f"{target}_g0_vis"):
         resize_box(model, geom_name, model.geom_size[model.geom(geom_name).id] * factors)
     x, y, z = (2 * model.geom_size[model.geom(f"{target}_g0").id]) ** 2
@@ -73,14 +74,14 @@ def scale_mass(model: Any, target: str, factor: float) -> None:
 
 
 def _update_free_body(model: Any, body: int) -> None:
-    """MuJoCo keeps the mass matrix of a free body from when the model was made; only the weight would follow."""
+    """Update the mass matrix of a free body, which MuJoCo computes only when the model is made."""
     first = model.body_dofadr[body]
     model.dof_M0[first : first + 3] = model.body_mass[body]
     model.dof_M0[first + 3 : first + 6] = model.body_inertia[body]
 
 
 def scale_friction(model: Any, target: str, factor: float) -> None:
-    """Scale the sliding friction between cube and fingers; MuJoCo takes the larger of the two, so both change."""
+    """Scale the sliding friction of cube and fingers: MuJoCo uses the larger of the two, so that both must change."""
     for index in range(model.ngeom):
         name = model.geom(index).name
         if name == f"{target}_g0" or "finger" in name:
@@ -88,5 +89,5 @@ def scale_friction(model: Any, target: str, factor: float) -> None:
 
 
 def move_table(model: Any, metres: np.ndarray) -> None:
-    """Shift the table (3,), world frame."""
+    """Move the table by (3,) metres, world frame."""
     model.body_pos[model.body("table").id] += metres

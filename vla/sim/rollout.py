@@ -1,4 +1,4 @@
-"""The one loop that runs an expert or a policy in the simulator."""
+"""The one loop that runs an actor, such as the expert or a policy, in the simulator."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Decision:
     action: np.ndarray
     """(7,) float32 in [-1, 1], to execute."""
     label: np.ndarray
-    """(7,) float32, what a learner should imitate; the same as `action` unless noise was added."""
+    """(7,) float32, the action that a learner should imitate; equals `action` unless noise or a mistake was added."""
     phase: str = ""
-    """What the actor is doing, for people."""
+    """Name of what the actor is doing, for people."""
     source: str = "policy"
-    """Who chose `action`: 'expert', 'noise' (the expert's with noise), 'detour' (a deliberate mistake) or 'policy'."""
+    """Source of `action`: 'expert', 'noise' (the expert's with noise), 'detour' (a deliberate mistake) or 'policy'."""
 
 
 class Actor(Protocol):
-    """Whatever can drive the arm."""
+    """Anything that can control the arm."""
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Begin an episode."""
+        """Begin an episode; `seed` determines everything random about the actor."""
 
     def select_action(self, obs: Observation) -> Decision:
         """Choose the next action."""
@@ -39,9 +39,10 @@ class Actor(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One control step: what was seen, what was done, what came of it."""
+    """One control step: observation, decision and outcome."""
 
     index: int
+    """Number of the step, counted from 0."""
     observation: Observation
     """Before the action."""
     state: np.ndarray
@@ -50,31 +51,42 @@ class Step:
     outcome: Observation
     """After the action."""
     reward: float
+    """robosuite's shaped reward."""
     decision_ms: float
-    """Time that the actor took, from observation to action."""
+    """Time that the actor needed for its decision."""
 
 
 @dataclass
 class Trace:
-    """What the second judge needs of an episode, filled on the way."""
+    """The recording of an episode that the second judge needs; `rollout` fills it step by step."""
 
     first: Observation | None = None
-    """What the episode began with."""
+    """Observation that the episode began with."""
     yaw_deg: float = 0.0
-    """Of the cube then, in [-45, 45)."""
+    """Angle of the cube about the vertical at the beginning, in [-45, 45)."""
     states: list[np.ndarray] = field(default_factory=list)
     """Full states (`Simulator.full_state`): at the start, and after each action."""
     actions: list[np.ndarray] = field(default_factory=list)
-    """(7,) each, to the last bit as the simulator was given them; one more than led to a state, where that one
-    ended the episode."""
+    """(7,) each, exactly as they were given to the simulator. There is one more of them where the last action made the
+    physics diverge: no state follows it."""
 
 
 def rollout(
     sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, judge: Judge, trace: Trace | None = None
 ) -> Iterator[Step]:
-    """Run one episode, step by step, until success, divergence or `max_steps`; none where the start is unsettled.
+    """Run one episode, and yield each control step.
 
-    `judge` and `trace` are filled on the way; the verdict stands when the iterator ends.
+    The episode ends with success, with divergence of the physics, or after `max_steps`. It has no steps if the cube
+    does not lie still at the beginning.
+
+    Args:
+        sim: the simulator.
+        actor: chooses the actions.
+        instruction: given to the actor.
+        seed: seed of the episode, for the simulator and the actor.
+        max_steps: largest number of control steps.
+        judge: a new judge; its verdict is final when the iterator ends.
+        trace: filled with the recording of the episode.
     """
     trace = trace or Trace()
     observation = sim.reset(seed)

@@ -28,8 +28,8 @@ _start_error: Exception | None = None
 """Why this worker has no simulator."""
 
 
-def simulator_pool(workers: int, config: EnvConfig, draws: bool = True) -> ProcessPoolExecutor:
-    """Return a pool whose tasks may call `simulator()`; `draws` False: its images are black."""
+def simulator_pool(workers: int, config: EnvConfig, render_images: bool = True) -> ProcessPoolExecutor:
+    """Return a pool whose tasks may call `simulator()`; `render_images` False: its images are black."""
     gl.select_backend()  # once here, so that every worker inherits the choice
     # More threads than cores made two workers ten times slower than one.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
@@ -38,7 +38,7 @@ def simulator_pool(workers: int, config: EnvConfig, draws: bool = True) -> Proce
         max_workers=workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_initialise,
-        initargs=(config, draws),
+        initargs=(config, render_images),
     )
 
 
@@ -52,8 +52,8 @@ class SimulatorWorkers:
         UserError: the configuration is one that no simulator can run.
     """
 
-    def __init__(self, count: int, config: EnvConfig, draws: bool = True) -> None:
-        self._count, self._config, self._draws = count, config, draws
+    def __init__(self, count: int, config: EnvConfig, render_images: bool = True) -> None:
+        self._count, self._config, self._render_images = count, config, render_images
 
     def __enter__(self) -> SimulatorWorkers:
         self._start()
@@ -118,7 +118,7 @@ class SimulatorWorkers:
         return []
 
     def _start(self) -> None:
-        self._pool = simulator_pool(self._count, self._config, self._draws)
+        self._pool = simulator_pool(self._count, self._config, self._render_images)
         # A task for each worker starts all of them. If one cannot start, none can: the first answer will do.
         first, *_ = [self._pool.submit(_check_simulator) for _ in range(self._count)]
         try:
@@ -148,12 +148,12 @@ def _check_simulator() -> None:
     simulator()
 
 
-def _initialise(config: EnvConfig, draws: bool) -> None:
+def _initialise(config: EnvConfig, render_images: bool) -> None:
     global _simulator, _start_error
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process answers Ctrl-C
     threading.Thread(target=die_with_parent, daemon=True).start()
     try:
-        _simulator = Simulator(config, draws)
+        _simulator = Simulator(config, render_images)
     except Exception as error:  # raised by the first task: an exception here would break the pool without its reason
         _start_error = error
 
