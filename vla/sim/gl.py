@@ -40,8 +40,9 @@ def select_backend() -> str:
     candidates = (wanted,) if wanted else BACKENDS
     chosen = next((name for name in candidates if _renders(name)), None)
     if chosen is None:
-        failed = f"MUJOCO_GL={wanted} does not work" if wanted else "no OpenGL backend works"
-        raise UserError(f"{failed} here (tried {', '.join(candidates)}), so no image can be rendered; {_remedy()}")
+        tried = ", ".join(BACKENDS)
+        failed = f"MUJOCO_GL={wanted} does not work here" if wanted else f"no OpenGL backend works here (tried {tried})"
+        raise UserError(f"{failed}, so no image can be rendered; {_remedy()}")
     os.environ.update(_variables(chosen))
     os.environ[_TRIED] = chosen
     return chosen
