@@ -1,4 +1,4 @@
-"""Every attack on the verdict, once; `make attacks` runs fifty of each, and honest lifts of other cubes beside them."""
+"""Every attack on the verdict, once, and honest lifts of other cubes; `make attacks` runs fifty of each attack."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vla.sim.env import Simulator
 
 @pytest.fixture(scope="module")
 def blind_sim() -> Simulator:
+    """A simulator that renders no images: neither attacks nor the expert need any."""
     return Simulator(render_images=False)
 
 
@@ -21,12 +22,14 @@ def results(blind_sim: Simulator) -> dict[str, AttackResult]:
     return {name: run_attack(blind_sim, name, seed=1) for name in ATTACKS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_attack_is_accepted_by_either_judge(results: dict[str, AttackResult], name: str) -> None:
     assert not results[name].accepted, results[name].words
     assert not results[name].accepted_by_second_judge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ALL_CONDITIONS)
 def test_without_this_condition_an_attack_succeeds(results: dict[str, AttackResult], condition: str) -> None:
     fooled = {name for name, run in results.items() if condition in run.accepted_without}
@@ -34,11 +37,13 @@ def test_without_this_condition_an_attack_succeeds(results: dict[str, AttackResu
     assert fooled & designed, f"nothing shows that {condition} is needed; fooled: {fooled}"
 
 
+@pytest.mark.slow
 def test_the_reports_rule_and_robosuites_are_fooled(results: dict[str, AttackResult]) -> None:
     assert all(run.accepted_by_report for run in results.values())
     assert sum(run.accepted_by_robosuite for run in results.values()) > len(results) / 2
 
 
+@pytest.mark.slow
 def test_the_exploding_cube_really_flies(results: dict[str, AttackResult]) -> None:
     assert results["explosion"].accepted_by_robosuite  # its centre was 4 cm above the table
 

@@ -1,4 +1,4 @@
-"""The simulator: repeatable, honest about divergence, rebuilt from its own description."""
+"""The simulator: it repeats episodes, reports divergence, and is rebuilt from its own description."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_image_is_upright_rgb(sim: Simulator) -> None:
 
 
 def test_recorded_actions_replay_to_the_same_states_and_pixels(sim: Simulator, demo_file: Path) -> None:
-    """The file's noisy actions, in a simulator rebuilt by seed: what control sees is what training saw."""
+    """Replays the noisy actions of a file: the images of control are those of training."""
     with open_demos(demo_file) as file:
         demo = read_demo(file["data/demo_1"])
     observation = sim.reset(demo.seed)
@@ -93,13 +93,13 @@ def test_env_args_rebuild_the_environment() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.full(7, np.nan), np.array([np.inf, 0, 0, 0, 0, 0, 0]), np.zeros(6)])
-def test_actions_that_are_no_actions_are_refused(sim: Simulator, bad: np.ndarray) -> None:
+def test_actions_of_another_shape_or_not_finite_are_refused(sim: Simulator, bad: np.ndarray) -> None:
     sim.reset(0)
     with pytest.raises(SimulationDivergedError):
         sim.step(bad)
 
 
-def test_divergence_is_noticed_although_mujoco_resets_itself_in_silence(sim: Simulator) -> None:
+def test_divergence_is_reported_although_mujoco_resets_itself_without_an_error(sim: Simulator) -> None:
     sim.reset(0)
     sim.data.qvel[:] = 1e15
     with pytest.raises(SimulationDivergedError, match="bad values"):

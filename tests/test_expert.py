@@ -1,4 +1,4 @@
-"""The expert's behaviour (report sec. 3.2, and the behavioural tests that sec. 7.5 asks for)."""
+"""The expert's behaviour (report sec. 3.2, and the behavioural tests of sec. 7.5)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_lift_ends_above_10_cm_and_hold_stands_still(expert_episode: tuple[list[
 
 
 class _Disturbed:
-    """The expert, with somebody who interferes once."""
+    """The expert, disturbed once: the cube is pushed, the gripper opens during the lift, or closes too early."""
 
     def __init__(self, sim: Simulator, kind: str) -> None:
         self._sim, self._kind = sim, kind
@@ -85,7 +85,7 @@ def test_expert_comes_back_after_a_disturbance(sim: Simulator, kind: str) -> Non
     assert actor.disturbed_steps > 0
     phases = [phase for phase, _ in groupby(step.decision.phase for step in steps)]
     if kind != "miss":
-        assert phases.count("approach") >= 2  # it went back, and grasped again
+        assert phases.count("approach") >= 2  # it returned to the cube and grasped it again
     assert judge.success, judge.explain()
 
 
@@ -111,15 +111,15 @@ def test_detours_and_slips_are_labelled_with_the_way_back(sim: Simulator, seed: 
         if decision.source == "expert":
             np.testing.assert_array_equal(decision.action, decision.label)
         if evidence.is_grasped(judge.limits):
-            assert decision.label[-1] > 0  # a slip is executed, never taught
+            assert decision.label[-1] > 0  # a slip is executed, but never a label
         elif np.linalg.norm(evidence.gripper_pos - evidence.cube_pos) > QUIET.grasp_reached_m:
-            assert decision.label[-1] < 0  # nor is closing beside the cube
+            assert decision.label[-1] < 0  # and neither is closing beside the cube
     slipped = [step for step in steps if step.decision.label[-1] > 0 > step.decision.action[-1]]
     assert slipped
 
 
 def test_motion_before_the_grasp_has_no_jumps() -> None:
-    """Neighbouring states have neighbouring labels: the slope is bounded, over the whole neighbourhood of the cube."""
+    """Neighbouring states have similar labels: the slope is bounded in the whole neighbourhood of the cube."""
     expert = ExpertActor(QUIET)
     offsets = np.random.default_rng(0).uniform([-0.08, -0.08, -0.01], [0.08, 0.08, 0.15], size=(2000, 3))
     directions = np.random.default_rng(1).normal(size=(2000, 3))
@@ -136,12 +136,12 @@ def test_noise_is_repeatable(sim: Simulator) -> None:
     np.testing.assert_array_equal(first, again)
 
 
-def test_hand_is_brought_upright(sim: Simulator) -> None:
+def test_hand_is_turned_upright(sim: Simulator) -> None:
     def tilt(observation: Observation) -> float:
         return float((STRAIGHT_DOWN * Rotation.from_quat(observation.eef_quat).inv()).magnitude())
 
     steps = list(rollout(sim, ExpertActor(QUIET), "", 3, 200, Judge()))
-    assert tilt(steps[0].observation) > 0.1  # robosuite's initial pose leans by some 8 degrees
+    assert tilt(steps[0].observation) > 0.1  # robosuite's initial pose is tilted by about 8 degrees
     grasping = next(step for step in steps if step.decision.phase == "lift")
     assert tilt(grasping.observation) < 0.03
 

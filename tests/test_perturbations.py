@@ -1,4 +1,4 @@
-"""Each perturbation does what its size says, is taken back, and its evaluation can be stopped and continued."""
+"""Perturbations: each changes what its size says, and the episode after it is as before; evaluations under them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vla.sim.env import Simulator
 from vla.sim.perturbations import AXES, Perturbation, parse_perturbations
 
 STEPS_TO_SEE = {"cube-push": 12, "arm-push": 14, "snatch": 30}
-"""Control steps until a perturbation that comes late can be seen."""
+"""Control steps until the effect of a perturbation shows; 3 for the others."""
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -47,7 +47,7 @@ def test_a_perturbation_changes_something_and_is_taken_back(sim: Simulator, axis
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_a_snatched_cube_does_not_jump(sim: Simulator, level: int) -> None:
-    """The verdict would ask a jumped cube to rest, and fail a policy that grasps it again at once."""
+    """If it jumped, the verdict would fail a policy that grasps it again at once."""
     actor = control("expert")
     sim.perturbation = Perturbation("snatch", level)
     try:
@@ -86,7 +86,7 @@ def _sees(effect: Effect) -> float:
 
 
 def test_levels_reach_the_effects(sim: Simulator) -> None:
-    """Each axis hands its three sizes on, in order; where a size is a plain figure of the model, it is found there."""
+    """The effects of an axis have its three sizes; where a size is a quantity of the model, the model has it."""
     for axis, about in AXES.items():
         sizes = [Perturbation(axis, level).effect(2_000_000).size for level in (1, 2, 3)]
         assert sizes == list(about.sizes)
@@ -114,6 +114,7 @@ def test_levels_reach_the_effects(sim: Simulator) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_perturbed_evaluation_continues_where_it_stopped(tmp_path: Path) -> None:
     command = (ROOT / "5_evaluate.py", "--policy", "expert", "--num-episodes", "1", "--max-steps", "60")
     done = run_script(*command, "--perturb", "cube-mass:1", "--output-dir", "p", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The verdict on states of the real simulator: what must pass, and what must not."""
+"""The verdict, on states of the real simulator: what it must accept, and what it must reject."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from vla.sim.env import Simulator
 from vla.sim.rollout import Decision, Step, rollout
 
 Row = dict[str, Any]
-"""Fields of `Evidence`, changed."""
+"""Changes of fields of `Evidence`, by name."""
 
 OPEN, CLOSE = -1.0, 1.0
 
 
-def _watch(sim: Simulator, steps: int, gripper: float, before_step: Callable[[], None] = lambda: None) -> Judge:
-    """Judge `steps` control steps of an arm that only moves its fingers."""
+def _watch(
+    sim: Simulator, steps: int, gripper: float, before_step: Callable[[], None] = lambda: None
+) -> tuple[Judge, list[float]]:
+    """Judge `steps` control steps of an arm that only moves its fingers; also returns the cube's height after each."""
     judge = Judge()
+    heights: list[float] = []
     judge.start(sim.evidence())
     action = np.array([0, 0, 0, 0, 0, 0, gripper], dtype=np.float32)
     for _ in range(steps):
@@ -29,19 +32,12 @@ def _watch(sim: Simulator, steps: int, gripper: float, before_step: Callable[[],
         observation, _ = sim.step(action)
         judge.update(observation.evidence)
         heights.append(observation.evidence.height_m)
-    return judge
-
-
-heights: list[float] = []
-
-
-@pytest.fixture(autouse=True)
-def _forget_heights() -> None:
-    heights.clear()
+    return judge, heights
 
 
 def _judge_rows(held: Evidence, rows: Sequence[Row], **limits: float) -> Judge:
-    """Judge `held` as often as there are rows, each changed by its row, after a start at rest; 50 ms apart."""
+    """Judge an episode that starts at rest and then has a state for each row: `held` with the row's changes, every 50
+    ms. `limits` change the thresholds."""
     judge = Judge(dataclasses.replace(Thresholds(), **limits))  # type: ignore[arg-type]
     judge.start(dataclasses.replace(held, **{**ON_TABLE, "time_s": 0.0}))
     for step, row in enumerate(rows, start=1):
@@ -68,10 +64,10 @@ def test_honest_lift_is_accepted(expert_episode: tuple[list[Step], Judge]) -> No
 
 def test_cube_at_rest_fails_and_passes_the_reports_rule(sim: Simulator) -> None:
     sim.reset(0)
-    judge = _watch(sim, 30, OPEN)
+    judge, heights = _watch(sim, 30, OPEN)
     assert abs(heights[-1]) < 0.002
     assert not judge.success
-    assert judge.reported_success  # the report's 100%: world height 0.82 m > 0.08 m, from the first step
+    assert judge.reported_success  # the report's 100%: a height of 0.82 m in the world is above 0.08 m from the start
     assert "8 cm above the table" in judge.explain()
 
 
@@ -91,7 +87,7 @@ def test_flung_cube_is_rejected(sim: Simulator) -> None:
     sim.reset(0)
     _, velocity = _cube_joint(sim)
     sim.data.qvel[velocity][2] = 2.2
-    judge = _watch(sim, 40, CLOSE)
+    judge, heights = _watch(sim, 40, CLOSE)
     assert sum(height > 0.08 for height in heights) >= 6
     assert not judge.success
 
@@ -104,7 +100,7 @@ def test_teleported_cube_is_rejected(sim: Simulator) -> None:
         sim.data.qpos[position] = [0.1, 0.15, 1.0, 1, 0, 0, 0]
         sim.data.qvel[velocity] = 0
 
-    judge = _watch(sim, 40, CLOSE, hold_up)
+    judge, heights = _watch(sim, 40, CLOSE, hold_up)
     assert min(heights) > 0.1
     assert not judge.success
 
@@ -119,7 +115,7 @@ def test_cube_pushed_up_by_an_outside_force_is_rejected(sim: Simulator) -> None:
         lift = 40 * (1.0 - sim.data.qpos[position][2]) - 8 * sim.data.qvel[velocity][2]
         sim.data.xfrc_applied[cube, 2] = mass * (9.81 + lift)
 
-    judge = _watch(sim, 80, CLOSE, push)
+    judge, heights = _watch(sim, 80, CLOSE, push)
     sim.data.xfrc_applied[:] = 0
     assert sum(height > 0.08 for height in heights) >= judge.limits.hold_steps
     assert not judge.success
@@ -133,7 +129,7 @@ def test_grasp_without_lift_is_rejected(sim: Simulator, expert_episode: tuple[li
         if step.decision.phase == "lift":
             break
         sim.step(step.decision.action)
-    judge = _watch(sim, 40, CLOSE)
+    judge, _ = _watch(sim, 40, CLOSE)
     assert judge.ever["squeezed"]
     assert judge.ever["fitting"]
     assert not judge.success
@@ -180,7 +176,7 @@ def test_each_condition_alone_rejects(
 
 def test_slow_slip_over_the_hold_rejects(expert_episode: tuple[list[Step], Judge]) -> None:
     held = expert_episode[0][-1].outcome.evidence
-    # 10 mm/s: below the velocity limit
+    # 10 mm/s, which is below the velocity limit
     rows = [{"cube_in_gripper": held.cube_in_gripper + np.array([0, 0, 0.0005 * index])} for index in range(60)]
     assert _judge_rows(held, rows).verdict().failed == "not_slipping"
 
@@ -198,9 +194,9 @@ WIDE = {"max_jump_m": 1.0}
     [
         (HOLD, True),
         ([ON_TABLE] * 3 + HOLD, True),
-        ([IN_THE_AIR] + HOLD, False),  # thrown up, and caught
+        ([IN_THE_AIR] + HOLD, False),  # thrown up and caught
         ([IN_THE_AIR | {"left_touch": True}] + HOLD, True),  # raised by one finger first
-        ([IN_THE_AIR, ON_TABLE] + HOLD, True),  # dropped, and lifted again
+        ([IN_THE_AIR, ON_TABLE] + HOLD, True),  # dropped and lifted again
         ([IN_THE_AIR] + [ON_THE_FLOOR] * 12 + HOLD, False),
     ],
 )
@@ -217,7 +213,7 @@ def test_the_cube_is_carried_from_the_table(
     [
         ([], {}, False),
         ([], WIDE, True),
-        ([ON_TABLE] * 10, {}, False),  # the first of them is the jump itself
+        ([ON_TABLE] * 10, {}, False),  # the first of the ten is the jump itself
         ([ON_TABLE] * 11, {}, True),
         ([ON_TABLE | {"left_touch": True}] * 30, {}, False),  # into the waiting gripper
         ([ON_TABLE | {"cube_speed_mps": 0.1}] * 30, {}, False),
@@ -253,7 +249,7 @@ def test_the_start_is_judged(expert_episode: tuple[list[Step], Judge], start: Ro
 
 
 @pytest.mark.parametrize("period_s", [0.0, -0.05, 0.024, 0.048, 0.052, np.nan])
-def test_another_clock_is_invalid(expert_episode: tuple[list[Step], Judge], period_s: float) -> None:
+def test_another_control_period_is_invalid(expert_episode: tuple[list[Step], Judge], period_s: float) -> None:
     held = expert_episode[0][-1].outcome.evidence
     late: list[Row] = [{"time_s": 0.25 + period_s}] + [{"time_s": 0.25 + period_s + 0.05 * i} for i in range(1, 20)]
     judge = _judge_rows(held, HOLD[:5] + late)
@@ -261,7 +257,7 @@ def test_another_clock_is_invalid(expert_episode: tuple[list[Step], Judge], peri
     assert judge.verdict().failed == "valid"
     assert judge.verdict().step == 6
     first = _judge_rows(held, [{"time_s": period_s}])
-    assert first.invalid_reason is not None  # counted from the start, too
+    assert first.invalid_reason is not None  # the first period counts as well
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Evidence)])
@@ -276,12 +272,12 @@ def test_evidence_that_is_not_finite_is_invalid(
     assert name in judge.explain()
 
 
-def test_a_judge_that_saw_no_start_refuses(expert_episode: tuple[list[Step], Judge]) -> None:
+def test_a_judge_that_was_not_started_refuses(expert_episode: tuple[list[Step], Judge]) -> None:
     with pytest.raises(AssertionError, match="begins in"):
         Judge().update(expert_episode[0][-1].outcome.evidence)
 
 
-def test_an_actor_cannot_rewrite_what_the_judge_remembers(expert_episode: tuple[list[Step], Judge]) -> None:
+def test_an_actor_cannot_change_what_the_judge_remembers(expert_episode: tuple[list[Step], Judge]) -> None:
     held = expert_episode[0][-1].outcome.evidence
     judge = Judge()
     judge.start(dataclasses.replace(held, **{**ON_TABLE, "time_s": 0.0}))
@@ -291,7 +287,7 @@ def test_an_actor_cannot_rewrite_what_the_judge_remembers(expert_episode: tuple[
             held, time_s=0.05 * step, cube_in_gripper=held.cube_in_gripper + drift, cube_pos=held.cube_pos + way
         )
         judge.update(shown)
-        shown.cube_in_gripper[:] += [0, 0, 0.0005]  # what comes next, so that nothing seems to move
+        shown.cube_in_gripper[:] += [0, 0, 0.0005]  # its next value, so that nothing would seem to move
         shown.cube_pos[:] += [0.06, 0, 0]
     assert not judge.ever["carried"]
     assert not judge.success
@@ -300,7 +296,7 @@ def test_an_actor_cannot_rewrite_what_the_judge_remembers(expert_episode: tuple[
 def test_diverged_episode_is_invalid_and_a_failure(sim: Simulator) -> None:
     class Nan:
         def reset(self, instruction: str, seed: int) -> None:
-            """Nothing to prepare."""
+            """Do nothing."""
 
         def select_action(self, obs: object) -> Decision:
             action = np.full(7, np.nan, dtype=np.float32)
@@ -319,7 +315,7 @@ def test_measuring_does_not_disturb_the_episode(sim: Simulator) -> None:
         sim.reset(0)
         for _ in range(5):
             if measured:
-                sim._evidence = None  # forget what was measured, so that it is measured again
+                sim._evidence = None  # discard the measurement, so that the state is measured again
                 sim.evidence()
             sim.step(action)
         states.append(sim.state())

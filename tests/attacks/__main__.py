@@ -33,7 +33,7 @@ from vla.sim.config import EnvConfig, installed_versions
 from vla.sim.workers import simulator_pool
 
 DROPPED_MM = 50.0
-"""Pushed by more than the cube's own size, it has left the grip."""
+"""A cube that a push moves by more than its own size has left the grip."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class SuiteOptions:
     """Options of the attack suite."""
 
     seeds: int = 50
-    """Starts of each attack."""
+    """Number of starts of each attack."""
     honest: int = 500
-    """Honest lifts of cubes of other size, mass and friction, on moved tables."""
+    """Number of honest lifts, of cubes of other size, mass and friction, on moved tables."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
     output: Path = Path("docs/results/attacks.json")
     """Result file."""
     videos_dir: Path | None = Path("videos/attacks")
-    """Folder for a video of the first start of each attack; None: no videos, and no drawing."""
+    """Folder for a video of each attack from its first start; None: no videos."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.honest < 1 or self.workers < 1:
@@ -59,7 +59,7 @@ class SuiteOptions:
 def main(options: SuiteOptions) -> None:
     runs = [(name, seed) for name in ATTACKS for seed in range(options.seeds)]
     runs += [(HONEST, seed) for seed in range(options.honest)]
-    with simulator_pool(options.workers, EnvConfig(), draws=False) as pool:
+    with simulator_pool(options.workers, EnvConfig(), render_images=False) as pool:
         futures = [pool.submit(run_in_worker, name, seed) for name, seed in runs]
         with tqdm(total=len(futures), unit="episode", desc="attack") as bar:
             for _ in as_completed(futures):
@@ -83,7 +83,7 @@ def _film(folder: Path) -> None:
 
 
 def summarise(results: Sequence[AttackResult]) -> dict[str, Any]:
-    """Counts for each attack, the honest lifts with all that was rejected, and the judges' disagreements."""
+    """Count what each judge accepted, per attack and of the honest lifts; list rejected lifts and disagreements."""
     attacks = {}
     for name, attack in ATTACKS.items():
         runs = [result for result in results if result.name == name]
@@ -114,7 +114,7 @@ def summarise(results: Sequence[AttackResult]) -> dict[str, Any]:
 
 
 def _hold_table(honest: Sequence[AttackResult]) -> list[dict[str, Any]]:
-    """The least and the most of each quantity over the holds of all honest lifts."""
+    """Minimum and maximum of each quantity over the holds of all honest lifts."""
     holds = [run.hold for run in honest if run.hold is not None]
     rows = [(quantity.condition, quantity.what, quantity.unit, quantity.accepted) for quantity in QUANTITIES]
     return [
@@ -132,7 +132,7 @@ def _hold_table(honest: Sequence[AttackResult]) -> list[dict[str, Any]]:
 
 
 def _pushes(honest: Sequence[AttackResult]) -> dict[str, Any]:
-    """The push test after the honest lifts, and which cubes gave way by more than it allows."""
+    """Results of the push test after the honest lifts, with the cubes that moved further than it allows."""
     far = [
         {"seed": run.seed, "push_mm": 1e3 * run.push_m, **(run.cube or {})}
         for run in honest
@@ -148,7 +148,7 @@ def _pushes(honest: Sequence[AttackResult]) -> dict[str, Any]:
 
 
 def _push_table(far: Sequence[dict[str, float]]) -> str:
-    """The cubes that gave way, those that were dropped and the others."""
+    """Table of the cubes that moved too far: those that stayed in the grip, and those that were dropped."""
     groups = {
         f"by {1e3 * MAX_PUSH_M:.0f}-{DROPPED_MM:.0f} mm": [push for push in far if push["push_mm"] <= DROPPED_MM],
         "and were dropped": [push for push in far if push["push_mm"] > DROPPED_MM],
@@ -166,7 +166,7 @@ def _factors(values: Sequence[float]) -> str:
 
 
 def tables(content: dict[str, Any]) -> str:
-    """The attacks, the mutation test, and the honest lifts as Markdown."""
+    """Markdown tables of the attacks, the mutation test and the honest lifts."""
     attacks, honest = content["attacks"], content["honest"]
     rows = [
         (attack["what"], *(f"{attack[key]}/{attack['runs']}" for key in _JUDGES), attack["only"] or "")

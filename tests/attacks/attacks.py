@@ -1,7 +1,6 @@
-"""Ways to look like a lift without being one.
+"""Attacks on the verdict: episodes that look like a lift and are not one.
 
-Each goes through the real simulator; where physics does not allow it, the state is set by hand. `only` names the
-condition that alone stands between the attack and a success.
+Each runs in the real simulator; where the physics does not allow an attack, it sets the state directly.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ CLOSED = np.array([0, 0, 0, 0, 0, 0, GRIPPER_CLOSE])
 
 @dataclass(frozen=True)
 class Attack:
-    """One way to fool a verdict."""
+    """One attempt to fool the verdict."""
 
     what: str
+    """The attack in words, for the tables."""
     run: Callable[[Director], None]
     only: str | None = None
-    """The one condition that rejects it (`director.ALL_CONDITIONS`); None: several do."""
+    """The only condition that rejects the attack (one of `director.ALL_CONDITIONS`); None where several do."""
 
 
 def _do_nothing(d: Director) -> None:
@@ -52,7 +52,7 @@ def _low_lift(d: Director) -> None:
 
 def _jammed_open(d: Director) -> None:
     d.grasp()
-    # Whatever they are told, the fingers press.
+    # The fingers press, whatever the command.
     d.sim.model.actuator_forcerange[-2:] = [[-20.0, -19.9], [19.9, 20.0]]
     d.lift(GRIPPER_OPEN)
     d.stay(gripper=GRIPPER_OPEN)
@@ -79,13 +79,13 @@ def _weak_grip(d: Director) -> None:
 def _skewed_jaws(d: Director) -> None:
     d.grasp()
     d.lift(to_m=0.05, steps=10)
-    # Bend both fingers the same way, the cube with them: what they press on slants by 43 degrees.
+    # Turn both fingers and the cube in the same sense: the faces that they press on slant by 43 degrees.
     model, skew = d.sim.model, Rotation.from_rotvec([np.radians(43), 0, 0])
     hand = Rotation.from_matrix(d.sim.data.site("gripper0_right_grip_site").xmat.reshape(3, 3))
     for geom in d.pads():
         body = Rotation.from_matrix(d.sim.data.xmat[model.geom_bodyid[geom]].reshape(3, 3))
         turn = body.inv() * skew * body
-        model.geom_sameframe[geom] = 0  # or MuJoCo spares itself the geom's own rotation
+        model.geom_sameframe[geom] = 0  # otherwise MuJoCo ignores the geom's own rotation
         model.geom_quat[geom] = (turn * _rotation(model.geom_quat[geom])).as_quat(scalar_first=True)
     scale_friction(model, "cube", 3.0)
     width = 2 * model.geom_size[model.geom("cube_g0").id][1]
@@ -94,7 +94,7 @@ def _skewed_jaws(d: Director) -> None:
     d.place_cube(d.evidence.gripper_pos, (skew * hand).as_quat(scalar_first=True))
     d.observation = d.sim.changed_by_hand()
     d.lift(steps=25)
-    d.stay(10)  # it creeps back between the jaws, and would be honest in the end
+    d.stay(10)  # not longer: the cube creeps back between the jaws, and the grasp would become honest
 
 
 def _rotation(quat: np.ndarray) -> Rotation:
@@ -187,7 +187,7 @@ def _no_gravity(d: Director) -> None:
 def _wedged_open(d: Director) -> None:
     d.go(d.evidence.cube_pos + 0.06 * UP, GRIPPER_OPEN, 40, keep=False)
     d.go(d.evidence.cube_pos, GRIPPER_OPEN, 25)
-    # A cube a little wider than the open gripper, squarely between its fingers.
+    # The cube, a little wider than the open gripper, is put squarely between its fingers.
     d.place_cube(np.array([d.evidence.cube_pos[0], d.evidence.gripper_pos[1], d.evidence.cube_pos[2]]), LEVEL)
     half = d.sim.model.geom_size[d.sim.model.geom("cube_g0").id]
     resize_cube(d.sim.model, "cube", np.array([1.0, (d.evidence.opening_m / 2 + 0.001) / half[1], 1.0]))
@@ -203,7 +203,7 @@ def _forklift(d: Director) -> None:
 
     above = d.evidence.cube_pos + [-0.02, 0.0, 0.35]
     hold_level(60)
-    # No finger fits below a cube that lies on the table.
+    # The cube is put onto the fingers: none fits below a cube that lies on the table.
     ahead = Rotation.from_quat(d.observation.eef_quat).apply([0.0, 0.0, 1.0])
     sideways = np.array([0.0, 1.0, 0.0])
     upwards = np.cross(ahead, sideways)
@@ -215,7 +215,7 @@ def _forklift(d: Director) -> None:
 
 
 def _pinned(d: Director, place: np.ndarray) -> None:
-    """Closed fingers press the cube sideways, to +y or -y of where they are, against what stands there."""
+    """Closed fingers press the cube sideways, towards +y or -y, against whatever stands there."""
 
     def hold_up() -> None:
         d.place_cube(place, LEVEL)
@@ -226,7 +226,7 @@ def _pinned(d: Director, place: np.ndarray) -> None:
 
 
 def _against_the_wall(d: Director) -> None:
-    # The robot's controller box, made a wall; it ends below the hand, which is wider than the fingers.
+    # The robot's controller box becomes a wall. It ends below the hand, which is wider than the fingers.
     model, name = d.sim.model, "fixed_mount0_controller_box_col"
     wall, half = model.geom(name).id, model.geom_size[model.geom("cube_g0").id]
     place = np.array([d.evidence.cube_pos[0], 0.17, 0.97])
@@ -260,7 +260,7 @@ def _fast_clock(d: Director) -> None:
 def _fling_and_catch(d: Director) -> None:
     above = d.evidence.cube_pos + 0.16 * UP
     d.go(above, GRIPPER_OPEN, 40)
-    d.stay(4)  # the fingers are on their way when the cube comes
+    d.stay(4)  # the fingers are closing when the cube arrives
     d.place_cube(d.evidence.cube_pos, LEVEL, np.array([0, 0, 1.85, 0, 0, 0]))
     d.observation = d.sim.changed_by_hand()
     d.stay(60)
@@ -336,7 +336,7 @@ def _levitated(d: Director) -> None:
 
 
 def _glued(offset_m: tuple[float, float, float], gripper: float) -> Callable[[Director], None]:
-    """The cube follows the grip site at an offset, whatever touches it there."""
+    """Make an attack in which the cube follows the grip site at an offset, whatever touches it there."""
 
     def run(d: Director) -> None:
         d.go(d.evidence.cube_pos + 0.1 * UP, gripper, 30)

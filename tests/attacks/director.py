@@ -1,4 +1,4 @@
-"""Runs one attack in the real simulator, and asks everybody who judges."""
+"""Runs one attack in the real simulator, judged by the verdict, by its mutants and by robosuite."""
 
 from __future__ import annotations
 
@@ -16,46 +16,49 @@ from vla.sim.config import GRIPPER_CLOSE, POSITION_SCALE_M, ROTATION_SCALE_RAD
 from vla.sim.env import Observation, SimulationDivergedError, Simulator
 
 ALL_CONDITIONS = (*CONDITIONS, "hold", "settled", "valid")
-"""Everything that a success needs: the conditions, for long enough, from a settled start, in valid physics."""
+"""Everything that a success requires: the conditions, held for long enough, a settled start and valid physics."""
 
 
 @dataclass
 class Without(Judge):
-    """The judge without one of ALL_CONDITIONS: whatever it accepts and the whole judge does not, that one rejects."""
+    """The judge without one of ALL_CONDITIONS. What it accepts and the whole judge rejects, that condition rejects."""
 
     missing: str = ""
+    """The condition that is left out."""
 
     def __post_init__(self) -> None:
         if self.missing == "hold":
             self.limits = replace(self.limits, hold_steps=1)
 
     def conditions(self, evidence: Evidence) -> dict[str, bool]:
-        """As if the missing condition were always met."""
+        """Evaluate the conditions, with the missing one always met."""
         met = super().conditions(evidence)
         return {name: met[name] or name == self.missing for name in met}
 
     def invalidate(self, reason: str, failed: str = "valid") -> None:
-        """As if the missing check did not exist."""
+        """Make the episode INVALID, unless the missing check is the one that failed."""
         if failed != self.missing:
             super().invalidate(reason, failed)
 
 
 @dataclass
 class Director:
-    """An episode whose simulator may be interfered with; every state is judged and recorded."""
+    """An episode in which an attack may change the simulator; every state is judged and recorded."""
 
     sim: Simulator
     seed: int
     film: bool = False
+    """Keep an annotated frame of every step."""
     judge: Judge = field(default_factory=Judge)
     observation: Observation = field(init=False)
     states: list[np.ndarray] = field(default_factory=list)
-    """Full states: at the start, and after each step."""
+    """Full states (`Simulator.full_state`): at the start, and after each step."""
     outcomes: list[Evidence] = field(default_factory=list)
-    """After each step."""
+    """Evidence after each step."""
     actions: list[np.ndarray] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
     robosuite_success: bool = False
+    """Whether robosuite's check succeeded at any step."""
 
     def __post_init__(self) -> None:
         self.mutants = {name: Without(missing=name) for name in ALL_CONDITIONS}
@@ -67,18 +70,18 @@ class Director:
 
     @property
     def evidence(self) -> Evidence:
-        """The latest."""
+        """Evidence of the latest observation."""
         return self.observation.evidence
 
     def begin(self) -> None:
-        """The episode starts here; what was set up before was its reset."""
+        """Start the episode; everything that was set up before counts as its reset."""
         self.observation = self.sim.changed_by_hand()
         for judge in (self.judge, *self.mutants.values()):
             judge.start(self.evidence)
         self.states.append(self.sim.full_state())
 
     def act(self, action: np.ndarray, tamper: Callable[[], None] | None = None) -> None:
-        """One control step; `tamper` changes the state that it led to, before anybody looks."""
+        """Run one control step; `tamper` changes the state after it, before that state is judged."""
         if not self.states:
             self.begin()
         action = np.asarray(action, dtype=np.float32)
@@ -104,7 +107,7 @@ class Director:
     def expert(
         self, until: Callable[[], bool] = lambda: False, steps: int = 120, config: ExpertConfig | None = None
     ) -> None:
-        """The honest expert acts, until something holds."""
+        """Let the honest expert act until `until` returns True, for `steps` at most."""
         actor = ExpertActor(config or ExpertConfig(noise_std=0.0, rotation_noise_std=0.0))
         for _ in range(steps):
             if until():
@@ -112,16 +115,16 @@ class Director:
             self.act(actor.select_action(self.observation).action)
 
     def grasp(self) -> None:
-        """The honest expert acts until the cube is grasped, still on the table."""
+        """Let the honest expert act until the cube is grasped, still on the table."""
         self.expert(lambda: self.evidence.is_grasped(self.judge.limits))
 
     def lift(self, gripper: float = GRIPPER_CLOSE, to_m: float = 0.15, steps: int = 30, **tampering: Any) -> None:
-        """The hand rises until the cube's bottom would be at `to_m`."""
+        """Raise the hand until the bottom of a held cube would be `to_m` above the table."""
         target = self.evidence.gripper_pos + [0.0, 0.0, to_m - max(0.0, self.evidence.height_m)]
         self.go(target, gripper, steps, **tampering)
 
     def stay(self, steps: int = 40, gripper: float = GRIPPER_CLOSE, **tampering: Any) -> None:
-        """The hand keeps its place."""
+        """Keep the hand in its place."""
         self.go(self.evidence.gripper_pos, gripper, steps, **tampering)
 
     def go(
@@ -133,9 +136,15 @@ class Director:
         keep: bool = True,
         tilt_rad: float = 0.0,
     ) -> None:
-        """Move the grip site to (3,) world metres and stay; `keep` False: only until it is there.
+        """Move the grip site to `target`, (3,) metres in the world frame, and keep it there.
 
-        The hand is upright, or its fingers are tilted forwards by `tilt_rad`, as far as the arm's joints allow.
+        Args:
+            target: where to.
+            gripper: command of the gripper at every step.
+            steps: number of control steps.
+            tamper: as in `act`.
+            keep: False ends the motion as soon as the target is reached.
+            tilt_rad: angle by which the fingers are tilted forwards, as far as the arm's joints allow.
         """
         tilt = Rotation.from_rotvec([0.0, -tilt_rad, 0.0])
         for _ in range(steps):
@@ -149,7 +158,7 @@ class Director:
     def place_cube(
         self, position: np.ndarray, quat: np.ndarray | None = None, velocity: np.ndarray | None = None
     ) -> None:
-        """Set the cube's centre (3,) metres, its orientation (w x y z; None: as it is) and velocity (6,)."""
+        """Set the cube's centre, (3,) metres, its orientation (w x y z; None keeps it) and its velocity, (6,)."""
         data = self.sim.data
         data.qpos[self.cube_qpos][:3] = position
         if quat is not None:
@@ -157,18 +166,18 @@ class Director:
         data.qvel[self.cube_qvel] = np.zeros(6) if velocity is None else velocity
 
     def cube_weight_n(self) -> float:
-        """Of the cube."""
+        """Weight of the cube."""
         return float(9.81 * self.sim.model.body_mass[self.cube_body])
 
     def push_cube(self, force_n: np.ndarray) -> None:
-        """A force (3,) on the cube's centre, world frame, from now on; zeros end it."""
+        """Apply a force, (3,) in the world frame, to the cube's centre from now on; zeros end it."""
         self.sim.data.xfrc_applied[self.cube_body, :3] = force_n
 
     def pads(self) -> Iterator[int]:
-        """Geom ids of the left and the right finger's pad."""
+        """Yield the geom ids of the left and the right finger's pad."""
         for finger in (1, 2):
             yield self.sim.model.geom(f"gripper0_right_finger{finger}_pad_collision").id
 
     def finger_qpos(self) -> list[int]:
-        """Addresses of the finger joints' positions."""
+        """Indices of the finger joints in `data.qpos`."""
         return [int(self.sim.model.joint(f"gripper0_right_finger_joint{i}").qposadr[0]) for i in (1, 2)]

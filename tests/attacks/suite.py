@@ -1,4 +1,4 @@
-"""Runs attacks and honest lifts, and collects what each judge says of them."""
+"""Runs attacks and honest lifts, and collects the result of each judge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vla.sim.workers import simulator
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What the judges said of one episode."""
+    """Results of all judges for one episode."""
 
     name: str
     seed: int
@@ -31,29 +31,33 @@ class AttackResult:
     accepted_by_robosuite: bool
     accepted_by_report: bool
     accepted_without: tuple[str, ...]
-    """Conditions without which the verdict would have accepted it, each alone."""
+    """Conditions without any one of which the verdict would have accepted the episode."""
     words: str
+    """The verdict in one sentence."""
     push_m: float | None = None
-    """Of an honest lift: how far the push test moved the cube."""
+    """How far the push test moved the cube; None unless an honest lift was accepted."""
     cube: dict[str, float] | None = None
-    """Of an honest lift: the factors of the cube's size, mass and friction."""
+    """Factors of the cube's size, mass and friction; None unless an honest lift was accepted."""
     hold: dict[str, tuple[float, float]] | None = None
-    """Of an honest lift: the least and the most of each of QUANTITIES over its hold."""
+    """Minimum and maximum of each of QUANTITIES over the hold; None unless an honest lift was accepted."""
 
 
 HONEST = "honest"
+"""Name of the honest lifts, beside the names of the attacks."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a condition of the verdict is judged from."""
+    """A measured quantity that a condition of the verdict limits."""
 
     condition: str
     what: str
+    """The quantity in words, for the tables."""
     unit: str
     accepted: str
+    """The limit in words."""
     of: Callable[[Evidence], Sequence[float]]
-    """In that unit; the fingers' values beside each other."""
+    """Reads the values from the evidence, in that unit: one, or one for each finger."""
 
 
 _LIMITS = Thresholds()
@@ -90,25 +94,25 @@ QUANTITIES = (
     ),
 )
 DRIFT = ("not_slipping", "movement in the gripper since the hold began", "mm", f"<= {1e3 * _LIMITS.max_drift_m:g}")
-"""As the QUANTITIES, but of the whole hold."""
+"""A quantity like the others, but of the whole hold: condition, words, unit and limit."""
 
 
 def hold_ranges(held: Sequence[Evidence]) -> dict[str, tuple[float, float]]:
-    """The least and the most of each quantity over the states of a hold, by what it is."""
+    """Minimum and maximum of each quantity over the states of a hold, by the quantity's words."""
     values = {quantity.what: [value for e in held for value in quantity.of(e)] for quantity in QUANTITIES}
     values[DRIFT[1]] = [1e3 * float(np.linalg.norm(e.cube_in_gripper - held[0].cube_in_gripper)) for e in held]
     return {what: (min(of_all), max(of_all)) for what, of_all in values.items()}
 
 
 def run_in_worker(name: str, seed: int, video: Path | None = None) -> AttackResult:
-    """An attack, or an honest lift, with this worker's simulator."""
+    """Run an attack, or an honest lift, with this worker's simulator."""
     if name == HONEST:
         return run_honest(simulator(), seed, video)
     return run_attack(simulator(), name, seed, video)
 
 
 def run_attack(sim: Simulator, name: str, seed: int, video: Path | None = None) -> AttackResult:
-    """One attack on the start of test episode number `seed`."""
+    """Run one attack, from the start of test episode number `seed`."""
     with restored(sim.model):
         director = Director(sim, TEST_SEEDS[seed], film=video is not None)
         ATTACKS[name].run(director)
@@ -116,7 +120,11 @@ def run_attack(sim: Simulator, name: str, seed: int, video: Path | None = None) 
 
 
 def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackResult:
-    """The expert on a cube of another size (x 0.8-1.2), mass and friction (x 0.5-2), on a table moved by up to 3 cm."""
+    """Let the expert lift a cube of other size (x 0.8-1.2), mass and friction (x 0.5-2), on a table moved by up to 3
+    cm.
+
+    `seed` determines the changes, and the start: that of the test episode of this number.
+    """
     rng = np.random.default_rng([seed, 4])
     size = rng.uniform(0.8, 1.2)
     mass, friction = np.exp(rng.uniform(np.log(0.5), np.log(2.0), size=2))
