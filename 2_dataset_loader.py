@@ -1,8 +1,8 @@
 """The dataset of demonstrations as training batches (report sec. 4.1, 4.5.1), and its inspection.
 
-Run alone, checks the HDF5 file, prints Table 2 and writes pictures for a person to verify every
-episode (sec. 7.5): a contact sheet, and a page for each episode. Episodes that do not convince go, one
-name to a line, into a text file that `--exclude` takes back, here and in 4_train.py.
+Run alone, checks the HDF5 file, prints Table 2 and writes pictures in which a person can verify every episode
+(sec. 7.5): a contact sheet, and a page for each episode. List the names of bad episodes in a text file, one to a line;
+`--exclude` leaves them out, here and in 4_train.py.
 
     python 2_dataset_loader.py --data data/lift_demos.hdf5
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import matplotlib
@@ -27,55 +27,43 @@ from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_
 from vla.demos.schema import Demo, attribute_text, demo_names, open_demos, read_demo
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
+from vla.policies.batch import Batch
 from vla.policies.preprocess import ImageSpec, cut, proprioception
 from vla.sim.config import warn_of_version_drift
 
 CHUNK_SIZE = 10
+"""K, actions that follow a window."""
 SHEET_FRAMES = 10
+"""Frames of an episode on the contact sheet."""
 
 
 class Segment(NamedTuple):
-    """Consecutive windows of one episode, and each frame that they share once."""
+    """Consecutive windows of one episode: W windows over N frames, each frame stored once."""
 
     frames: Tensor
     """(N, R, R, 3) uint8, the region of interest with its margin."""
     windows: Tensor
-    """(W, T) int64: window w ends at the frame from which its first action follows."""
+    """(W, T) int64, the frames of each window; the last is the one from which the first action follows."""
     actions: Tensor
-    """(W, K, 7) float32 in [-1, 1]: the expert's next K actions."""
+    """(W, K, 7) float32 in [-1, 1], the expert's next K actions."""
     mask: Tensor
-    """(W, K) bool: False where the episode had already ended."""
+    """(W, K) bool, False where the episode had already ended."""
     positions: Tensor
     """(N, 4) float32, decimetres: cube minus gripper, finger opening; for the auxiliary loss only."""
     proprioception: Tensor
-    """(N, 4) float32, decimetres, see `vla.policies.preprocess.proprioception`; for a policy that asks for it."""
+    """(N, 4) float32, decimetres (`vla.policies.preprocess.proprioception`); for a policy that asks for it."""
     instruction: str
 
 
-class Batch(NamedTuple):
-    """Several segments, joined: as `Segment`, with all frames and all windows in a row."""
-
-    frames: Tensor
-    segments: Tensor
-    """(N,) int64: the segment of each frame."""
-    windows: Tensor
-    actions: Tensor
-    mask: Tensor
-    positions: Tensor
-    proprioception: Tensor
-    instructions: list[str]
-    """The instruction of each window."""
-
-
 class LiftDataset(Dataset[Segment]):
-    """Windows over successful episodes, grouped into segments of neighbours.
+    """Windows over successful episodes, grouped into segments of neighbouring windows.
 
     A window holds the T observations up to the present one (the first frame repeated at an episode's start) and
-    the K actions that follow it. Neighbouring windows share most of their frames, so they are served
-    together and a frame is encoded once.
+    the K actions that follow it. Neighbouring windows share most of their frames, so a segment serves them together
+    and each frame is encoded once.
 
-    All frames are decoded once, cut to the region of interest, and kept in memory (0.05 MB each for the `cpu` recipe):
-    a batch of single frames from everywhere would otherwise decode sixteen to use one.
+    All frames are decoded once, cut to the region of interest, and kept in memory (0.05 MB each for the `cpu` recipe).
+    Read from the file, a single frame would cost the decoding of the 16 frames of its HDF5 chunk.
     """
 
     def __init__(
@@ -89,6 +77,19 @@ class LiftDataset(Dataset[Segment]):
         image: ImageSpec | None = None,
         margin_px: int = 0,
     ) -> None:
+        """Decode the episodes `names` of the file at `path`.
+
+        Args:
+            stride: steps between the ends of successive windows.
+            windows_per_segment: neighbouring windows that are served together.
+            observation_horizon: T.
+            chunk_size: K.
+            image: the region of interest; None for the whole picture.
+            margin_px: pixels kept around the region, for the augmentation's shift.
+
+        Raises:
+            UserError: none of the episodes succeeded.
+        """
         self.observation_horizon = observation_horizon
         self.chunk_size = chunk_size
         self.segments: list[tuple[str, list[int]]] = []
@@ -108,11 +109,11 @@ class LiftDataset(Dataset[Segment]):
         return len(self.segments)
 
     def window_count(self) -> int:
-        """Windows in all segments."""
+        """Number of windows in all segments."""
         return sum(len(ends) for _, ends in self.segments)
 
     def megabytes(self) -> float:
-        """Memory that the frames take."""
+        """Memory of the decoded frames, in MB."""
         return sum(episode.frames.nbytes for episode in self._episodes.values()) / 1e6
 
     def __getitem__(self, index: int) -> Segment:
@@ -136,8 +137,11 @@ class LiftDataset(Dataset[Segment]):
 
 
 class _Episode(NamedTuple):
+    """A decoded episode of L steps; the fields are those of `Segment`."""
+
     frames: Tensor
     actions: np.ndarray
+    """(L, 7)."""
     positions: np.ndarray
     proprioception: np.ndarray
     instruction: str
@@ -156,7 +160,7 @@ def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int) -> _Episod
 
 
 def collate(segments: list[Segment]) -> Batch:
-    """Join segments; their windows point into the joined frames."""
+    """Join segments into a batch, whose windows point into the joined frames."""
     offsets = np.cumsum([0] + [len(segment.frames) for segment in segments[:-1]])
     return Batch(
         frames=torch.cat([segment.frames for segment in segments]),
@@ -176,10 +180,12 @@ def make_loader(
     windows_per_segment: int,
     order: torch.Generator | None = None,
     pin_memory: bool = False,
-) -> DataLoader[Any]:
-    """Batches of about `batch_windows` windows, from memory: it needs no loading processes.
+) -> DataLoader[Segment]:
+    """Batches of about `batch_windows` windows, served from memory without loading processes.
 
-    The order is drawn from `order`, which nothing else draws from; None: the dataset's own order.
+    Args:
+        order: generator of a random order, used for nothing else; None keeps the dataset's order.
+        pin_memory: copy batches to page-locked memory, for a GPU.
     """
     return DataLoader(
         dataset,
@@ -191,10 +197,10 @@ def make_loader(
 
 
 def selected_names(file: h5py.File, split: str | None, exclude: Path | None) -> list[str]:
-    """Demonstrations of a split without those on the exclusion list.
+    """Names of the demonstrations of a split ('train', 'valid', None for all) without those on the exclusion list.
 
     Raises:
-        UserError: the list is missing, or names an episode that the file does not hold.
+        UserError: the list is missing, names an episode that the file does not hold, or names all of them.
     """
     excluded: set[str] = set()
     if exclude is not None:
@@ -216,7 +222,7 @@ class InspectOptions:
     data: Path = Path("data/lift_demos.hdf5")
     """HDF5 file of demonstrations."""
     output_dir: Path = Path("data/inspection")
-    """Folder of the pictures."""
+    """Folder in which the pictures are written."""
     exclude: Path | None = None
     """Text file with the names of episodes to leave out, one to a line."""
 
@@ -233,7 +239,7 @@ def main(options: InspectOptions) -> None:
             print(f"{split}: {len(chosen)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
         strips = [_write_page(demo, options.output_dir / f"{name}.png") for name, demo in _demos(file, names)]
     for page in options.output_dir.glob("demo_*.png"):
-        if page.stem not in names:  # of a longer file, or excluded since
+        if page.stem not in names:  # left by an inspection of more episodes
             page.unlink()
     sheet = options.output_dir / "contact_sheet.png"
     _write_sheet(names, strips, sheet)
@@ -241,8 +247,12 @@ def main(options: InspectOptions) -> None:
 
 
 def _check_content(file: h5py.File, path: Path, names: Sequence[str]) -> None:
-    """Every selected episode must pass the verdict again, from its own evidence, with actions in range."""
-    remedy = "name it in a file for --exclude, or collect again with: python 1_collect_demos.py --overwrite"
+    """Check that every selected episode has its label by the verdict on its evidence, and actions in range.
+
+    Raises:
+        UserError: one of them does not.
+    """
+    remedy = "name it in a file for --exclude, or collect others with: python 1_collect_demos.py --output NEW_FILE"
     for name in names:
         demo = file["data"][name]
         actions = demo["actions"][:]
@@ -261,7 +271,7 @@ def _demos(file: h5py.File, names: Sequence[str]) -> Iterator[tuple[str, Demo]]:
 
 
 def _write_page(demo: Demo, path: Path) -> np.ndarray:
-    """One episode: its frames, and what the verdict and the learner get; returns the strip of frames."""
+    """Draw one episode: its frames, the evidence and the actions. Returns the strip of frames, (H, 10 W, 3) uint8."""
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
@@ -293,7 +303,7 @@ def _write_page(demo: Demo, path: Path) -> np.ndarray:
 
 
 def _write_sheet(names: Sequence[str], strips: Sequence[np.ndarray], path: Path) -> None:
-    """All episodes on one picture, a row each."""
+    """Write the contact sheet: a row of frames for each episode."""
     height, width = 80, 80 * SHEET_FRAMES
     sheet = Image.new("RGB", (width, height * len(strips)))
     draw = ImageDraw.Draw(sheet)

@@ -8,8 +8,9 @@ Run alone, prints Table 1: the parameters of each part, the report's figures bes
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from vla.errors import UserError, run_script
 from vla.markdown import markdown_table
+from vla.policies.batch import Batch
+from vla.policies.network import ConfigClass, Losses, LossSettings, Prediction, TrainableNetwork
 from vla.policies.preprocess import PROPRIOCEPTION_DIM, ImageSpec
 from vla.policies.text_encoder import EMBEDDING_DIM, TextEncoder
 from vla.policies.weights import describe, load_vision_weights
@@ -26,32 +29,39 @@ MOTION_DIM = 6
 POSITION_DIM = 4
 """Cube minus gripper (3, decimetres) and finger opening (decimetres)."""
 AUXILIARY_SCALES_DM = (0.5, 0.2, 0.1)
-"""The auxiliary head also predicts tanh(cube minus gripper / scale). Across the table a centimetre is little; at the
-cube it decides the grasp, and these targets make it as large in the features as a decimetre is."""
+"""The auxiliary head also predicts tanh(offset / scale), where the offset is cube minus gripper. A centimetre matters
+little across the table but decides the grasp at the cube; these targets make it weigh as much as a decimetre does."""
 AUXILIARY_DIM = POSITION_DIM + 3 * len(AUXILIARY_SCALES_DM)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the network's shape; it travels in the checkpoint."""
+    """Everything that decides the network's shape; stored in the checkpoint."""
 
     image: ImageSpec = field(default_factory=ImageSpec)
     pooling: Literal["average", "keypoints"] = "keypoints"
     """How a feature map becomes a vector: 'average' is ResNet18's own (the report's); 'keypoints' adds the
     positions of a spatial softmax (Finn et al. 2016), which average pooling discards."""
     proprioception: bool = False
-    """Tell the policy where its hand is. The report's has one camera and an instruction, and so has ours."""
+    """Whether the policy also gets the position and opening of its gripper. The report's sees one camera and an
+    instruction only, and so does ours by default."""
     observation_horizon: int = 10
     """T, frames that the policy sees."""
     chunk_size: int = 10
     """K, actions that the policy predicts."""
     feature_dim: int = 512
+    """D, width of a frame's feature vector; the text encoder's width too."""
     heads: int = 8
+    """Attention heads, in the fusion and in the decoder."""
     fusion_hidden: int = 1024
+    """Hidden units of the fusion's feed-forward part."""
     decoder_dim: int = 384
+    """d, width of the decoder."""
     decoder_layers: int = 4
     decoder_hidden: int = 1024
+    """Hidden units of the feed-forward part of each decoder layer."""
     dropout: float = 0.1
+    """In the decoder."""
 
     def __post_init__(self) -> None:
         for name in ("observation_horizon", "chunk_size", "decoder_layers", "heads"):
@@ -65,33 +75,18 @@ class ModelConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, stored: dict[str, object]) -> ModelConfig:
+    def from_dict(cls, stored: Mapping[str, Any]) -> ModelConfig:
         """The configuration that `to_dict` wrote.
 
         Raises:
-            UserError: it was written by another architecture.
+            UserError: another architecture wrote it.
         """
         try:
-            image = ImageSpec(**stored["image"])  # type: ignore[arg-type]
-            return cls(**{**stored, "image": image})  # type: ignore[arg-type]
+            return cls(**{**stored, "image": ImageSpec(**stored["image"])})
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"the model's configuration is of another architecture ({error}); train again with: python 4_train.py"
             ) from None
-
-
-class Prediction(NamedTuple):
-    """A chunk of K actions for each of B windows."""
-
-    motion: Tensor
-    """(B, K, 6) position and rotation deltas, aimed at [-1, 1]."""
-    gripper_logit: Tensor
-    """(B, K) log-odds of closing."""
-
-    def actions(self) -> Tensor:
-        """(B, K, 7) in [-1, 1]; the gripper is 2 P(close) - 1."""
-        gripper = torch.tanh(self.gripper_logit / 2).unsqueeze(-1)
-        return torch.cat([self.motion.clamp(-1, 1), gripper], dim=-1)
 
 
 class VisionEncoder(nn.Module):
@@ -135,8 +130,8 @@ class KeypointPooling(nn.Module):
 class CrossAttentionFusion(nn.Module):
     """Vision attends to language (sec. 2.3.3): (B, T, D), (B, D) -> (B, T, D).
 
-    The report's softmax runs over a single sentence token and is therefore always 1, whatever the image
-    shows. `add_zero_attn` gives each frame something else to attend to, so that it can choose.
+    The report's softmax runs over a single sentence token, so its weight is always 1, whatever the image shows.
+    `add_zero_attn` adds a second token, of zeros, so that a frame can weigh how much of the sentence it takes.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -184,14 +179,16 @@ class ActionDecoder(nn.Module):
 
 
 class VLA(nn.Module):
-    """The policy: frames and an instruction's embedding in, a chunk of actions out.
+    """The policy network: frames and an instruction's embedding in, a chunk of actions out.
 
     The frozen text encoder (`vla.policies.text_encoder.TextEncoder`) is not part of it: its embeddings are computed
     once for each instruction, and its weights do not belong in every checkpoint.
     """
 
     language_mean: Tensor
+    """(512,) mean of the instruction embeddings (`fit_language`)."""
     language_scale: Tensor
+    """() spread of the instruction embeddings about their mean."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -212,17 +209,17 @@ class VLA(nn.Module):
     def fit_language(self, embeddings: Tensor) -> None:
         """Set the normalisation of instruction embeddings, (n, 512), n >= 2.
 
-        An untrained tower places all instructions close together (cosine 0.7-0.96); centred and scaled,
-        they differ by about one in every dimension.
+        An untrained text encoder places all instructions close together (cosine 0.7-0.96). Centred and scaled, they
+        differ by about one in every dimension.
         """
         self.language_mean.copy_(embeddings.mean(dim=0))
         spread = (embeddings - self.language_mean).square().mean().sqrt()
         self.language_scale.copy_(spread.clamp_min(1e-6))
 
     def encode(self, images: Tensor, proprioception: Tensor | None = None) -> Tensor:
-        """(N, 3, S, S) prepared images -> (N, 512); once for each frame, in training as in control.
+        """(N, 3, S, S) prepared images -> (N, 512) features, once for each frame, in training as in control.
 
-        `proprioception` (N, 4) is for a policy whose configuration asks for it; others do not look at it.
+        `proprioception` (N, 4) is read only if the configuration asks for it.
         """
         features = self.vision(images)
         if self.proprioception is not None:
@@ -250,69 +247,57 @@ class VLA(nn.Module):
             The chunks, and the auxiliary prediction (N, 13) for each frame.
         """
         features = self.encode(images, proprioception)
-        # index_select, whose gradient is summed in a fixed order; that of features[windows] is not, even on a CPU.
+        # The gradient of index_select is summed in a fixed order; that of features[windows] is not, even on a CPU.
         history = features.index_select(0, windows.flatten()).unflatten(0, windows.shape)  # (B, T, 512)
         return self.decode(history, language), self.auxiliary(features)
 
 
-class Losses(NamedTuple):
-    """Scalars of one batch; `total` is what is minimised."""
-
-    total: Tensor
-    motion: Tensor
-    gripper: Tensor
-    auxiliary: Tensor
-    position: Tensor
-    """MSE of the auxiliary head's positions alone, decimetres squared."""
-    first_motion: Tensor
-    """MSE of the chunk's first action alone: the one that control executes."""
-    first_gripper_accuracy: Tensor
-    """Share of windows whose first gripper command is right."""
-
-
 def auxiliary_targets(positions: Tensor) -> Tensor:
-    """What the auxiliary head should say: (N, 4) decimetres -> (N, 13)."""
+    """Targets of the auxiliary head: (N, 4) decimetres -> (N, 13)."""
     offsets = positions[:, :3]
     return torch.cat([positions, *(torch.tanh(offsets / scale) for scale in AUXILIARY_SCALES_DM)], dim=-1)
 
 
-def compute_losses(
-    prediction: Prediction,
-    actions: Tensor,
-    mask: Tensor,
-    auxiliary: Tensor,
-    positions: Tensor,
-    gripper_weight: float,
-    auxiliary_weight: float,
-    chunk_discount: float = 1.0,
-    gripper_loss: Literal["cross-entropy", "mse"] = "cross-entropy",
-) -> Losses:
-    """MSE on the six motion dimensions, and the gripper by itself (sec. 7.5: its own loss and weight).
+def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, settings: LossSettings) -> Losses:
+    """MSE of the six motion dimensions, and a loss of its own for the gripper (sec. 7.5).
 
-    The report's MSE over all seven is 7/6 of it: `gripper_loss` "mse" with a weight of 1/6.
+    The report's MSE over all seven dimensions is 7/6 of this one with `gripper_loss` "mse" and a weight of 1/6.
 
     Args:
-        actions: (B, K, 7) in [-1, 1].
-        mask: (B, K) bool, False where the episode had already ended; such actions count nowhere.
-        auxiliary: (N, 13), see `auxiliary_targets`.
-        positions: (N, 4) decimetres.
-        chunk_discount: weight of an action of the chunk relative to the one before it.
+        prediction: float32.
+        auxiliary: (N, 13) float32, compared with `auxiliary_targets`.
+        batch: on the device of the prediction.
     """
-    weight = mask * chunk_discount ** torch.arange(mask.shape[1], device=mask.device)  # (B, K)
+    steps_ahead = torch.arange(batch.mask.shape[1], device=batch.mask.device)  # (K,)
+    weight = batch.mask * settings.chunk_discount**steps_ahead  # (B, K)
     weight = weight / weight.sum()
-    motion_error = (prediction.motion - actions[..., :MOTION_DIM]).square().mean(dim=-1)
+    motion_error = (prediction.motion - batch.actions[..., :MOTION_DIM]).square().mean(dim=-1)  # (B, K)
     motion = (weight * motion_error).sum()
-    closing = (actions[..., -1] > 0).float()
-    if gripper_loss == "mse":
-        gripper_error = (torch.tanh(prediction.gripper_logit / 2) - actions[..., -1]).square()
+
+    command = batch.actions[..., -1]  # (B, K), -1 opens, 1 closes
+    closing = (command > 0).float()
+    if settings.gripper_loss == "mse":
+        gripper_error = (torch.tanh(prediction.gripper_logit / 2) - command).square()
     else:
         gripper_error = F.binary_cross_entropy_with_logits(prediction.gripper_logit, closing, reduction="none")
     gripper = (weight * gripper_error).sum()
-    first_accuracy = ((prediction.gripper_logit > 0) == (closing > 0))[:, 0].float().mean()
-    auxiliary_error = F.mse_loss(auxiliary, auxiliary_targets(positions))
-    position = F.mse_loss(auxiliary[:, :POSITION_DIM], positions)
-    total = motion + gripper_weight * gripper + auxiliary_weight * auxiliary_error
-    return Losses(total, motion, gripper, auxiliary_error, position, motion_error[:, 0].mean(), first_accuracy)
+    gripper_is_right = (prediction.gripper_logit > 0) == (closing > 0)
+
+    auxiliary_error = F.mse_loss(auxiliary, auxiliary_targets(batch.positions))
+    return Losses(
+        total=motion + settings.gripper_weight * gripper + settings.auxiliary_weight * auxiliary_error,
+        motion=motion,
+        gripper=gripper,
+        auxiliary=auxiliary_error,
+        position=F.mse_loss(auxiliary[:, :POSITION_DIM], batch.positions),
+        first_motion=motion_error[:, 0].mean(),
+        first_gripper_accuracy=gripper_is_right[:, 0].float().mean(),
+    )
+
+
+if TYPE_CHECKING:  # lets mypy compare these classes with the protocols that the rest of the project is typed against
+    _CONFIG_CLASS: ConfigClass = ModelConfig
+    _NETWORK: TrainableNetwork = VLA(ModelConfig())
 
 
 @dataclass(frozen=True)
@@ -326,7 +311,7 @@ class TableOptions:
 
 
 def parameter_table(model: VLA, text: TextEncoder) -> str:
-    """Table 1: parameters in millions, the report's beside ours."""
+    """Table 1: parameters in millions, the report's beside ours, as Markdown."""
 
     def count(*modules: nn.Module) -> int:
         return sum(parameter.numel() for module in modules for parameter in module.parameters())
@@ -358,9 +343,9 @@ def main(options: TableOptions) -> None:
     text = TextEncoder.load(options.clip_weights)
     print(parameter_table(model, text))
     print(
-        "\nWhere they differ: the spatial softmax adds 0.26M to ResNet18; the decoder is 384 wide with 1024 hidden\n"
-        "units, the size nearest to the report's 8.3M, which does not state its own; the report's text also says\n"
-        "25M trainable, which its own Table 1 (21.6M) contradicts."
+        "\nDifferences: the spatial softmax adds 0.26M to ResNet18. The report does not state the decoder's width;\n"
+        "384 with 1024 hidden units is the size nearest to its 8.3M. Its text says 25M trainable parameters, which\n"
+        "contradicts its own Table 1 (21.6M)."
     )
     print(f"\nvision weights: {describe(vision)}\ntext weights:   {describe(text.identity)}")
 

@@ -1,4 +1,4 @@
-"""The network: its size, its gradients, its loss, and that control runs what training trained."""
+"""The network: its size, gradients and losses; its weights and checkpoints; control computes what training trained."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from vla import stages
 from vla.errors import UserError
 from vla.files import SHIPPED
 from vla.policies.actor import ControlConfig, PolicyActor
+from vla.policies.batch import Batch
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, load_parent, save_checkpoint
 from vla.policies.instructions import INSTRUCTIONS
+from vla.policies.network import Losses
 from vla.policies.preprocess import ImageSpec, prepare
 from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder
 from vla.policies.weights import is_reachable, load_vision_weights
 from vla.sim.env import Observation, Simulator
-from vla.training.recipes import RECIPES
+from vla.training.recipes import RECIPES, Recipe
 
 architecture, loader = stages.model_architecture(), stages.dataset_loader()
 SMALL = architecture.ModelConfig(image=ImageSpec(size_px=64))
 CPU = torch.device("cpu")
+EQUAL_WEIGHTS = Recipe(chunk_discount=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +53,10 @@ def model(text: TextEncoder) -> Any:
 
 
 @pytest.fixture(scope="module")
-def batch(demo_file: Path) -> Any:
+def batch(demo_file: Path) -> Batch:
     dataset = loader.LiftDataset(demo_file, ["demo_0", "demo_1"], 5, 4)
-    return loader.collate([dataset[0], dataset[2], dataset[5]])
+    joined: Batch = loader.collate([dataset[0], dataset[2], dataset[5]])
+    return joined
 
 
 @functools.cache
@@ -60,11 +64,12 @@ def _embed_all(text: TextEncoder) -> torch.Tensor:
     return text(INSTRUCTIONS)
 
 
-def _losses(model: Any, batch: Any, text: TextEncoder) -> Any:
+def _losses(model: Any, batch: Batch, text: TextEncoder, recipe: Recipe = EQUAL_WEIGHTS) -> Losses:
     known = dict(zip(INSTRUCTIONS, _embed_all(text), strict=True))
     language = torch.stack([known[instruction] for instruction in batch.instructions])
     prediction, auxiliary = model(prepare(batch.frames, SMALL.image), batch.windows, language)
-    return architecture.compute_losses(prediction, batch.actions, batch.mask, auxiliary, batch.positions, 0.3, 1.0)
+    losses: Losses = architecture.compute_losses(prediction, auxiliary, batch, recipe)
+    return losses
 
 
 def _count(module: torch.nn.Module) -> float:
@@ -94,14 +99,15 @@ def test_shapes(model: Any, text: TextEncoder) -> None:
     assert model.encode(images).shape == (12, 512)
 
 
-def test_gradients_reach_everything_but_clip(model: Any, text: TextEncoder, batch: Any) -> None:
+def test_gradients_reach_everything_but_clip(model: Any, text: TextEncoder, batch: Batch) -> None:
     _losses(model, batch, text).total.backward()
     unmoved = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
     assert unmoved == []
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in text.parameters())
 
 
-def test_one_batch_can_be_learned(model: Any, text: TextEncoder, batch: Any) -> None:
+@pytest.mark.slow
+def test_one_batch_can_be_learned(model: Any, text: TextEncoder, batch: Batch) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4)
     first = float(_losses(model, batch, text).motion.detach())
     for _ in range(100):
@@ -113,7 +119,7 @@ def test_one_batch_can_be_learned(model: Any, text: TextEncoder, batch: Any) -> 
     assert float(losses.gripper.detach()) < 0.15
 
 
-def test_padding_counts_nowhere(model: Any, text: TextEncoder, batch: Any) -> None:
+def test_padding_counts_nowhere(model: Any, text: TextEncoder, batch: Batch) -> None:
     model.eval()
     mask = batch.mask.clone()
     mask[:, 6:] = False
@@ -122,14 +128,10 @@ def test_padding_counts_nowhere(model: Any, text: TextEncoder, batch: Any) -> No
     assert float(_losses(model, padded, text).total) == float(_losses(model, garbage, text).total)
 
 
-def test_chunk_discount_leaves_the_first_action(model: Any, text: TextEncoder, batch: Any) -> None:
-    known = dict(zip(INSTRUCTIONS, _embed_all(text), strict=True))
-    language = torch.stack([known[instruction] for instruction in batch.instructions])
+def test_chunk_discount_leaves_the_first_action(model: Any, text: TextEncoder, batch: Batch) -> None:
+    model.eval()
     with torch.no_grad():
-        prediction, auxiliary = model.eval()(prepare(batch.frames, SMALL.image), batch.windows, language)
-        losses = architecture.compute_losses(
-            prediction, batch.actions, batch.mask, auxiliary, batch.positions, 0.3, 1.0, chunk_discount=1e-6
-        )
+        losses = _losses(model, batch, text, Recipe(chunk_discount=1e-6))
     assert float(losses.motion) == pytest.approx(float(losses.first_motion), rel=1e-3)
 
 
@@ -243,10 +245,10 @@ def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulat
     checkpoint = load_checkpoint(path)
     chunks = []
     for broken in (False, True):
-        vla = build_model(checkpoint, path)
         if broken:
-            vla.auxiliary.weight.data.fill_(torch.nan)
-        actor = PolicyActor(vla, instruction_embeddings(checkpoint, "none"), torch.device("cpu"))
+            checkpoint["model"]["auxiliary.weight"].fill_(torch.nan)
+        network = build_model(checkpoint, path)
+        actor = PolicyActor(network, instruction_embeddings(checkpoint, "none"), torch.device("cpu"))
         actor.reset(INSTRUCTIONS[0], 0)
         actor.select_action(sim.reset(0))
         chunks.append(actor.action_chunk)

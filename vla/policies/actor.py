@@ -1,4 +1,4 @@
-"""A trained model as an actor: observation buffer, feature cache, and what is executed of a chunk."""
+"""A policy network as an actor: buffer of image features, action chunks, and which of their actions is executed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vla.sim.rollout import Decision
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """What is done with the predicted chunks."""
+    """How the predicted action chunks are executed."""
 
     execute_steps: int = 1
     """Actions executed of each chunk before the next prediction (report sec. 5.1.2: the first only)."""
     ensemble_decay: float | None = None
     """Temporal ensembling (ACT, Zhao et al. 2023): each step executes the mean of all chunks that reach it, the
-    i-th oldest weighted exp(-decay i); None: off. Needs execute_steps 1."""
+    i-th oldest with weight exp(-decay i). None turns it off. Needs execute_steps 1."""
 
     def __post_init__(self) -> None:
         if self.execute_steps < 1:
@@ -34,7 +34,7 @@ class ControlConfig:
             raise UserError("temporal ensembling needs a decay of at least 0 and --execute-steps 1")
 
     def check(self, chunk_size: int) -> None:
-        """Raise a UserError where a policy's chunks are too short for this."""
+        """Raise a UserError if chunks of `chunk_size` actions are too short for `execute_steps`."""
         if self.execute_steps > chunk_size:
             raise UserError(f"--execute-steps {self.execute_steps} exceeds a chunk's {chunk_size} actions")
 
@@ -50,7 +50,7 @@ class PolicyActor:
         control: ControlConfig | None = None,
         blind: bool = False,
     ) -> None:
-        """`blind` shows the policy black pictures: what is left of its success, it did not owe to its eyes."""
+        """Drive with `model` on `device`; `blind` replaces every image by a black one, as a control experiment."""
         self._model = model
         self._embeddings = embeddings
         self._device = device
@@ -59,34 +59,40 @@ class PolicyActor:
         self._blind = blind
         self.action_chunk = np.zeros((model.config.chunk_size, 7), dtype=np.float32)
         """The latest prediction, (K, 7) in [-1, 1]."""
+        self._language: Tensor | None = None
+        self._features: deque[Tensor] = deque(maxlen=model.config.observation_horizon)
+        self._chunks: deque[np.ndarray] = deque(maxlen=model.config.chunk_size)
+        self._step = 0
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Forget the last episode; `seed` is not used, the policy is deterministic."""
+        """Begin an episode and forget the last one. The policy is deterministic and does not use `seed`."""
         self.set_instruction(self._embeddings[instruction])
-        self._features: deque[Tensor] = deque(maxlen=self._model.config.observation_horizon)
-        self._chunks: deque[np.ndarray] = deque(maxlen=self._model.config.chunk_size)
+        self._features.clear()
+        self._chunks.clear()
         self._step = 0
 
     def set_instruction(self, embedding: Tensor) -> None:
-        """Follow another instruction from the next action on, (512,); what was seen is kept."""
+        """Follow the instruction with this (512,) embedding from the next action on; the images seen are kept."""
         self._language = embedding.to(self._device)[None]
 
     def select_action(self, obs: Observation) -> Decision:
-        """The next action; of the observation only the image is used, unless the model asks for proprioception."""
+        """Choose the next action from the image, and from the arm's own state if the model asks for it."""
         state = None
         if self._model.config.proprioception:
             state = proprioception(obs.eef_pos, obs.gripper_qpos)
         return self.select_action_from_image(obs.image, state)
 
     def select_action_from_image(self, image: np.ndarray, state: np.ndarray | None = None) -> Decision:
-        """Encode (H, W, 3) uint8, predict where a prediction is due, and choose this step's action.
+        """Encode the image, predict a chunk if one is due, and choose this step's action.
 
-        `state` is the (4,) proprioception, for a model that asks for it.
+        Args:
+            image: (H, W, 3) uint8.
+            state: (4,) proprioception in decimetres, for a model that asks for it.
         """
         if self._blind:
             image = np.zeros_like(image)
         offset = self._step % self._control.execute_steps
-        self._see(image, state)
+        self._encode(image, state)
         if offset == 0:
             self.action_chunk = self._predict()
             self._chunks.appendleft(self.action_chunk)
@@ -95,21 +101,23 @@ class PolicyActor:
         return Decision(action=action, label=action, phase="policy", source="policy")
 
     @torch.inference_mode()
-    def _see(self, image: np.ndarray, state: np.ndarray | None) -> None:
+    def _encode(self, image: np.ndarray, state: np.ndarray | None) -> None:
         frame = torch.from_numpy(image)[None].to(self._device)
-        own = None if state is None else torch.from_numpy(state)[None].to(self._device)
-        feature = self._model.encode(prepare(frame, self._model.config.image), own)[0]  # (512,)
-        missing = self._features.maxlen if not self._features else 1
-        self._features.extend([feature] * (missing or 1))  # the first frame fills the whole buffer
+        own_state = None if state is None else torch.from_numpy(state)[None].to(self._device)
+        feature = self._model.encode(prepare(frame, self._model.config.image), own_state)[0]  # (512,)
+        copies = 1 if self._features else self._model.config.observation_horizon  # the first frame fills the buffer
+        self._features.extend([feature] * copies)
 
     @torch.inference_mode()
     def _predict(self) -> np.ndarray:
+        assert self._language is not None, "reset comes before the first action"
         features = torch.stack(tuple(self._features))[None]  # (1, T, 512)
         chunk: np.ndarray = self._model.decode(features, self._language).actions()[0].float().cpu().numpy()
         return chunk
 
     def _ensemble(self) -> np.ndarray:
-        # Chunk `age` steps old speaks of this step with its action number `age`.
+        """Weighted mean of the actions that the last K chunks predicted for this step."""
+        # The chunk that is `age` steps old predicted this step as its action number `age`.
         votes = np.stack([chunk[age] for age, chunk in enumerate(self._chunks)])
         oldest_first = np.arange(len(votes))[::-1]
         weights = np.exp(-(self._control.ensemble_decay or 0.0) * oldest_first)

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain types only, written whole or not at all, checked when read."""
+"""Checkpoints: tensors and plain types only, written whole or not at all, checked when they are read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla import stages
 from vla.errors import UserError
 from vla.files import atomic_path
+from vla.policies.network import NetworkConfig, PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.policies.weights import Identity, describe
 
@@ -21,25 +21,29 @@ _REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "langu
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint; `content` holds at least the keys in `_REQUIRED`."""
+    """Write a checkpoint whose `content` has at least the keys in `_REQUIRED`.
+
+    Raises:
+        OSError: it could not be written whole; an older file at `path` stays as it was.
+    """
     with atomic_path(path) as temporary:
         try:
             torch.save({"format_version": FORMAT_VERSION, **content}, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
+        except RuntimeError as error:  # torch's error for a full disk
             raise OSError(f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full?") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and check a checkpoint.
+    """Read and check a checkpoint; its tensors are on the CPU.
 
     Raises:
-        UserError: missing, broken, or of another format.
+        UserError: it is missing, broken, or of another format.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; train one with: python 4_train.py")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a different type for each way in which a file can be broken
+    except Exception as error:  # torch.load raises various types for broken files
         raise UserError(
             f"{path} is not a whole checkpoint ({type(error).__name__}); train again with: python 4_train.py"
         ) from None
@@ -54,25 +58,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_parent(path: Path, config: Any) -> dict[str, Any]:
-    """The checkpoint that a training of a network of `config` (`ModelConfig`) begins from.
+def load_parent(path: Path, config: NetworkConfig) -> dict[str, Any]:
+    """Read the checkpoint from which a training of a network of this configuration begins.
 
     Raises:
         UserError: it holds another network.
     """
     parent = load_checkpoint(path)
-    # Through ModelConfig, so that an older checkpoint's missing fields have the values that it was built with.
-    theirs, ours = type(config).from_dict(parent["model_config"]).to_dict(), config.to_dict()
+    # Read through ModelConfig, because an older checkpoint lacks newer fields; it was built with their defaults.
+    theirs = model_architecture().ModelConfig.from_dict(parent["model_config"]).to_dict()
+    ours = config.to_dict()
     differ = [f"{name} {theirs[name]}, here {value}" for name, value in ours.items() if theirs[name] != value]
     if differ:
         raise UserError(
-            f"--init {path} is another network ({'; '.join(differ)}); give the recipe and options of its training"
+            f"--init {path} holds another network ({'; '.join(differ)}); give the recipe and options of its training"
         )
     return parent
 
 
 def export_policy(source: Path, target: Path) -> None:
-    """Write the policy of `source` for sharing: weights in half precision, half the size."""
+    """Write the policy of `source` for sharing, with weights in half precision: half the size.
+
+    Raises:
+        UserError: a weight is too large for half precision.
+    """
     content = load_checkpoint(source)
     content.pop("optimizer", None)
     weights = content["model"]
@@ -83,13 +92,13 @@ def export_policy(source: Path, target: Path) -> None:
     save_checkpoint(target, content)
 
 
-def build_model(checkpoint: Mapping[str, Any], path: Path) -> Any:
-    """The network of a checkpoint (`3_model_architecture.VLA`) with its weights, in evaluation mode.
+def build_model(checkpoint: Mapping[str, Any], path: Path) -> TrainableNetwork:
+    """Build the network of a checkpoint with its weights, in evaluation mode; `path` is for the error.
 
     Raises:
         UserError: the weights are of another architecture.
     """
-    architecture = stages.model_architecture()
+    architecture = model_architecture()
     model = architecture.VLA(architecture.ModelConfig.from_dict(checkpoint["model_config"]))
     try:
         model.load_state_dict(checkpoint["model"])
@@ -98,29 +107,35 @@ def build_model(checkpoint: Mapping[str, Any], path: Path) -> Any:
             f"{path} holds the weights of another architecture ({' '.join(str(error).split())[:160]} ...); "
             "train again with: python 4_train.py"
         ) from None
-    return model.eval()
+    model.eval()
+    return model
 
 
-def load_policy(path: Path, device: torch.device) -> tuple[Any, dict[str, Any]]:
-    """The network of a checkpoint on `device`, and the checkpoint; loaded again where it was rewritten."""
+def load_policy(path: Path, device: torch.device) -> tuple[PolicyNetwork, dict[str, Any]]:
+    """Load the network of a checkpoint onto `device`; returns it and the checkpoint's content.
+
+    Both are kept, and loaded again only if the file was rewritten.
+    """
     return _load_policy(path, path.stat().st_mtime_ns if path.is_file() else None, device)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_policy(path: Path, written_ns: int | None, device: torch.device) -> tuple[Any, dict[str, Any]]:
+def _load_policy(path: Path, written_ns: int | None, device: torch.device) -> tuple[PolicyNetwork, dict[str, Any]]:
     checkpoint = load_checkpoint(path)
-    return build_model(checkpoint, path).to(device), checkpoint
+    model = build_model(checkpoint, path)
+    model.to(device)
+    return model, checkpoint
 
 
 def instruction_embeddings(checkpoint: Mapping[str, Any], clip_weights: str) -> InstructionEmbeddings:
-    """The embeddings that travel in the checkpoint, and the encoder behind them for other wordings."""
+    """Embeddings of a checkpoint's instructions; other wordings are encoded by its text encoder (`clip_weights`)."""
     language = checkpoint["language"]
     known: dict[str, Tensor] = dict(zip(language["texts"], language["embeddings"], strict=True))
     return InstructionEmbeddings(known, checkpoint["text_identity"], clip_weights)
 
 
 def provenance(checkpoint: Mapping[str, Any]) -> str:
-    """Which weights the policy grew from, in one line for every result."""
+    """The initial weights of a policy in one line, for every result."""
     vision: Identity = checkpoint["vision_identity"]
     text: Identity = checkpoint["text_identity"]
     return f"vision {describe(vision)}, text {describe(text)}"

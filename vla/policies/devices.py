@@ -1,14 +1,18 @@
-"""Where to compute, and how precisely."""
+"""Where to compute, in which precision, and what happens when a GPU fails."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
-from vla.errors import UserError
+from vla.errors import MachineError, UserError
+from vla.policies.faults import describe_error, is_machine_fault
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """`wanted` is auto (a GPU where there is one), cpu or cuda.
+    """The device for `wanted`: auto (a CUDA GPU if there is one), cpu or cuda.
 
     Raises:
         UserError: a GPU was wanted, and torch finds none.
@@ -21,9 +25,28 @@ def choose_device(wanted: str = "auto") -> torch.device:
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16; "auto": where the hardware multiplies it natively (on a CPU twice as fast)."""
+    """Whether to compute in bfloat16, for `precision` auto, float32 or bfloat16.
+
+    auto chooses bfloat16 if the hardware multiplies it natively; a CPU is then twice as fast as in float32.
+    """
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()
+
+
+@contextlib.contextmanager
+def stop_on_machine_fault(how_to_go_on: str) -> Iterator[None]:
+    """Turn a full or failing GPU, or a lack of memory, into a one-line error that ends with `how_to_go_on`.
+
+    Raises:
+        MachineError: torch reported such a fault.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_machine_fault(error):
+            raise
+        what = "the GPU's memory is full" if isinstance(error, torch.OutOfMemoryError) else "the machine failed"
+        raise MachineError(f"{what} ({describe_error(error)}); {how_to_go_on}") from None

@@ -1,4 +1,4 @@
-"""The instructions of report sec. 3.3, and their spread over a dataset."""
+"""The eight instructions of report sec. 3.3, and which episode gets which."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ INSTRUCTIONS = (
 
 
 def instruction_for(index: int) -> str:
-    """The instruction of demonstration `index`: the eight in turn, so that they are spread evenly."""
+    """The instruction of episode `index`: the eight in turn, so that they are spread evenly."""
     return INSTRUCTIONS[index % len(INSTRUCTIONS)]

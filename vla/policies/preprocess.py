@@ -1,4 +1,4 @@
-"""Image -> tensor: the one implementation, for training and for control (report sec. 4.1.1)."""
+"""Camera image to network input: one implementation, for training and for control (report sec. 4.1.1)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from vla.errors import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TABLE_CENTRE_M = (0.0, 0.0, 0.8)
+"""Middle of the table top, world frame."""
 PROPRIOCEPTION_DIM = 4
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Which part of the camera's picture the network sees, and how large."""
+    """The part of the camera's picture that the network sees, and its size in pixels."""
 
     size_px: int = 224
     """Side of the network's square input."""
     crop_top: float = 0.0
-    """Top edge of the region of interest, as a fraction of the picture; the camera never moves."""
+    """Top edge of the region of interest, as a fraction of the picture. It is fixed because the camera is."""
     crop_left: float = 0.0
+    """Left edge of the region of interest, as a fraction of the picture."""
     crop_size: float = 1.0
     """Side of the region of interest, as a fraction of the picture."""
 
@@ -37,35 +39,36 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of the training images; one draw for each segment, shared by its frames."""
+    """Random changes of the training images; drawn once for each segment, shared by its frames."""
 
     max_shift: float = 0.005
-    """Largest shift along each axis, as a fraction of the picture. Small on purpose: the camera is fixed, and where
-    a thing stands in the picture is what tells how far away it is."""
+    """Largest shift along each axis, as a fraction of the picture. Small on purpose: the camera is fixed, so the place
+    of an object in the picture tells its distance."""
     max_brightness: float = 0.1
     """Largest amount added to every pixel, pixels in [0, 1]."""
     max_contrast: float = 0.2
     """Largest relative change of the contrast."""
 
     def margin_px(self, picture_px: int) -> int:
-        """Pixels that a picture of this side can shift, and so must be kept around the region of interest."""
+        """Largest shift in pixels of a picture with this side: the margin to keep around the region of interest."""
         return round(self.max_shift * picture_px)
 
 
 def proprioception(gripper_pos: np.ndarray, gripper_qpos: np.ndarray) -> np.ndarray:
-    """What the arm knows of itself: (..., 3) and (..., 2) metres -> (..., 4) float32 decimetres.
+    """The arm's own state: (..., 3) and (..., 2) metres -> (..., 4) float32 decimetres.
 
-    The grip site from the middle of the table top, and the finger opening.
+    Position of the grip site relative to the middle of the table top, and the finger opening.
     """
     opening = gripper_qpos[..., :1] - gripper_qpos[..., 1:]
     return (10 * np.concatenate([gripper_pos - TABLE_CENTRE_M, opening], axis=-1)).astype(np.float32)
 
 
 def cut(images: Tensor, spec: ImageSpec, margin_px: int = 0) -> Tensor:
-    """The region of interest at the camera's resolution, with a margin; beyond the picture its edge is repeated.
+    """The region of interest at the camera's resolution, with a margin. Outside the picture, its edge is repeated.
 
     Args:
         images: (N, H, W, C) of any type.
+        margin_px: pixels kept on each side of the region.
 
     Returns:
         (N, R + 2 margin, R + 2 margin, C).
@@ -78,7 +81,7 @@ def cut(images: Tensor, spec: ImageSpec, margin_px: int = 0) -> Tensor:
 
 
 def prepare(images: Tensor, spec: ImageSpec) -> Tensor:
-    """Camera images to network input.
+    """Turn camera images into network input.
 
     Args:
         images: (N, H, W, 3) uint8.
@@ -90,7 +93,7 @@ def prepare(images: Tensor, spec: ImageSpec) -> Tensor:
 
 
 def prepare_regions(regions: Tensor, spec: ImageSpec, margin_px: int) -> Tensor:
-    """As `prepare`, from pictures that were `cut` with this margin."""
+    """The same as `prepare`, from regions that `cut` returned with this margin."""
     side = regions.shape[1] - 2 * margin_px
     centre = regions[:, margin_px : margin_px + side, margin_px : margin_px + side]
     return _normalise(_resize(_to_unit(centre), spec))
@@ -104,25 +107,25 @@ def prepare_augmented(
     margin_px: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """As `prepare_regions`, with one random shift within the margin and one colour change for each segment.
+    """The same as `prepare_regions`, with one random shift within the margin and one colour change for each segment.
 
     Args:
         regions: (N, R + 2 margin, R + 2 margin, 3) uint8.
-        segments: (N,) int64, the segment of each frame: 0, 1, ... in order.
-        generator: on the CPU, so that every device draws the same.
+        segments: (N,) int64 on the CPU, the segment of each frame: 0, 1, ... in order.
+        generator: on the CPU, so that the draws are the same for every device.
 
     Returns:
         (N, 3, S, S) float32, ImageNet-normalised.
     """
     side = regions.shape[1] - 2 * margin_px
     prepared = []
-    for segment in range(int(segments.max()) + 1):
+    for segment in regions.split(segments.bincount().tolist()):
         down, right = (int(v) for v in torch.randint(0, 2 * margin_px + 1, (2,), generator=generator))
         contrast, brightness = (2 * torch.rand(2, generator=generator) - 1).tolist()
-        part = regions[segments == segment, down : down + side, right : right + side]
-        part = _resize(_to_unit(part), spec)
-        part = part * (1 + augmentation.max_contrast * contrast) + augmentation.max_brightness * brightness
-        prepared.append(part.clamp(0, 1))
+        shifted = segment[:, down : down + side, right : right + side].contiguous()
+        images = _resize(_to_unit(shifted), spec)
+        images = images * (1 + augmentation.max_contrast * contrast) + augmentation.max_brightness * brightness
+        prepared.append(images.clamp(0, 1))
     return _normalise(torch.cat(prepared))
 
 

@@ -20,6 +20,7 @@ from vla.policies.weights import NO_WEIGHTS, Identity, describe, is_reachable, s
 MODEL_NAME = "ViT-B-32"
 EMBEDDING_DIM = 512
 UNTRAINED_SEED = 0
+"""Seed of the random weights, so that an untrained encoder is the same everywhere."""
 
 
 class TextEncoder(nn.Module):
@@ -36,7 +37,7 @@ class TextEncoder(nn.Module):
     def load(cls, source: str) -> TextEncoder:
         """Build the encoder from an open_clip tag, a local file (OpenAI's ViT-B/32), or 'none'.
 
-        Where the tag's weights are neither cached nor reachable, the encoder is untrained, from a fixed seed.
+        If the tag's weights are neither cached nor reachable, the encoder is untrained, from a fixed seed.
 
         Raises:
             UserError: an unknown tag, or a file that does not hold these weights.
@@ -66,10 +67,10 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def matching(cls, identity: Identity, source: str) -> TextEncoder:
-        """The encoder that a checkpoint was trained with.
+        """Build the encoder that a checkpoint was trained with; pretrained weights come from `source`.
 
         Raises:
-            UserError: `source` gives another one here; its embeddings would mean nothing to the policy.
+            UserError: `source` gives another encoder here, whose embeddings would mean nothing to the policy.
         """
         encoder = cls._untrained(identity["why"]) if not identity["pretrained"] else cls.load(source)
         if _function(encoder.identity) != _function(identity):
@@ -97,7 +98,7 @@ class TextEncoder(nn.Module):
     def _pretrained(cls, path: str, source: str, quick_gelu: bool) -> TextEncoder:
         try:
             clip = _from_archive(path, quick_gelu) if _is_torchscript(path) else _build(path, quick_gelu)
-        except Exception as error:  # open_clip and torch raise whatever the format of a broken file provokes
+        except Exception as error:  # open_clip and torch raise various types for broken files
             found = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{path} does not hold CLIP {MODEL_NAME} weights ({type(error).__name__}: {found}); "
@@ -107,36 +108,43 @@ class TextEncoder(nn.Module):
 
 
 class InstructionEmbeddings:
-    """Embeddings by instruction; the encoder is loaded for the first unknown one only."""
+    """Embeddings by instruction. The encoder is loaded only when an instruction is not among the known ones."""
 
     def __init__(self, known: Mapping[str, Tensor], identity: Identity, source: str) -> None:
+        """Hold the `known` embeddings, (512,) each; `identity` and `source` are those of `TextEncoder.matching`."""
         self._known = dict(known)
         self._identity = identity
         self._source = source
         self._encoder: TextEncoder | None = None
 
     def __contains__(self, instruction: str) -> bool:
-        """Known already, without the encoder."""
+        """Whether the instruction's embedding is known without the encoder."""
         return instruction in self._known
 
     def __getitem__(self, instruction: str) -> Tensor:
         """(512,) raw embedding of one instruction."""
         if instruction not in self._known:
             if self._encoder is None:
-                self._encoder = TextEncoder.matching(self._identity, self._source)
+                self._encoder = self._load_encoder()
             self._known[instruction] = self._encoder([instruction])[0]
         return self._known[instruction]
 
+    def _load_encoder(self) -> TextEncoder:
+        return TextEncoder.matching(self._identity, self._source)
+
 
 def _build(pretrained: str | None, quick_gelu: bool) -> nn.Module:
-    """open_clip's model. Its activation must be given: OpenAI's weights were trained with QuickGELU, and for their tag
-    open_clip builds GELU and only warns; the same weights would then mean something else."""
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that no pretrained weights are loaded; so do we
+    """Build open_clip's model with the given activation.
+
+    OpenAI's weights were trained with QuickGELU. For their tag, open_clip builds GELU and only warns, and the same
+    weights would compute something else.
+    """
+    logging.getLogger().setLevel(logging.ERROR)  # hides open_clip's warning that no pretrained weights are loaded
     return open_clip.create_model(MODEL_NAME, pretrained=pretrained, force_quick_gelu=quick_gelu)
 
 
 def _is_torchscript(path: str) -> bool:
-    """Whether a file is a model in TorchScript, as OpenAI publishes its CLIP, rather than a dict of weights."""
+    """Whether a file is a TorchScript model, as OpenAI publishes its CLIP, and not a dict of weights."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -144,9 +152,9 @@ def _is_torchscript(path: str) -> bool:
 
 
 def _from_archive(path: str, quick_gelu: bool) -> nn.Module:
-    """The weights of a TorchScript archive in open_clip's model; their names are the same."""
+    """Fill open_clip's model with the weights of a TorchScript archive, which have the same names."""
     state = torch.jit.load(path, map_location="cpu").state_dict()
-    for name in ("input_resolution", "context_length", "vocab_size"):  # numbers that OpenAI stored beside the weights
+    for name in ("input_resolution", "context_length", "vocab_size"):  # numbers that OpenAI stores with the weights
         state.pop(name, None)
     clip = _build(None, quick_gelu)
     clip.load_state_dict(state)
@@ -154,12 +162,15 @@ def _from_archive(path: str, quick_gelu: bool) -> nn.Module:
 
 
 def _function(identity: Identity) -> tuple[str, bool]:
-    """What decides an encoder's embeddings: its weights, and its activation (QuickGELU where an older checkpoint
-    does not say)."""
+    """What decides an encoder's embeddings: the hash of its weights, and whether its activation is QuickGELU.
+
+    Older checkpoints do not record the activation, which was QuickGELU.
+    """
     return identity["sha256"], identity.get("quick_gelu", True)
 
 
 def _cached(repository: str) -> str | None:
+    """Path of a hub repository's weights in the local cache."""
     for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
         found = try_to_load_from_cache(repository, name) if repository else None
         if isinstance(found, str):

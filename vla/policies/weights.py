@@ -1,7 +1,7 @@
-"""Pretrained weights: from a hub, from a local file, or none, and which it was.
+"""Initial weights: from a hub, from a local file, or random; and the record of which they were.
 
-The answer to "which" is a small dict of plain types, an identity. It travels in the checkpoint and stands in every
-result, so that a run on untrained weights can never pass for one on pretrained ones.
+The record is a small dict of plain types, an identity. It is stored in the checkpoint and in every result, so that a
+run on untrained weights cannot pass for one on pretrained ones.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from torch import Tensor, nn
 from vla.errors import UserError
 
 Identity = dict[str, Any]
+"""Where weights come from. Keys: `source` and `pretrained`; of pretrained ones `sha256`, of others `why` and `seed`."""
 
 NO_WEIGHTS = "none"
+"""Value of --vision-weights and --clip-weights that asks for random weights."""
+IMAGENET_WEIGHTS = "IMAGENET1K_V1"
+"""torchvision's tag of ResNet18's ImageNet weights."""
 REACH_TIMEOUT_S = 4.0
 
 
 def is_reachable(url: str, timeout_s: float = REACH_TIMEOUT_S) -> bool:
-    """Whether the server of `url` answers at all, decided within `timeout_s` (name look-ups included)."""
+    """Whether the server of `url` answers at all within `timeout_s`, look-up of its name included."""
     answered = threading.Event()
 
     def ask() -> None:
@@ -40,7 +44,7 @@ def is_reachable(url: str, timeout_s: float = REACH_TIMEOUT_S) -> bool:
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(timeout_s)  # a look-up of the name can hang past urlopen's own timeout
+    asking.join(timeout_s)  # looking up the name can take longer than urlopen's own timeout
     return answered.is_set()
 
 
@@ -54,13 +58,19 @@ def state_hash(state: dict[str, Tensor]) -> str:
 
 
 def untrained(what: str, why: str, seed: int | None = None) -> Identity:
-    """The identity of weights that were not pretrained; says so loudly."""
+    """Identity of weights that are not pretrained; prints a warning."""
     print(f"WARNING: {what} starts UNTRAINED ({why})")
     return {"source": "untrained", "pretrained": False, "why": why, "seed": seed}
 
 
+def from_scratch(recipe: str) -> Identity:
+    """Identity of vision weights that a training recipe wants random; prints how to start from ImageNet's instead."""
+    print(f"vision starts from scratch (recipe {recipe}); --vision-weights {IMAGENET_WEIGHTS} starts from ImageNet's")
+    return {"source": "untrained", "pretrained": False, "why": f"from scratch, recipe {recipe}", "seed": None}
+
+
 def describe(identity: Identity) -> str:
-    """One phrase for logs and tables."""
+    """The identity in one phrase, for logs and tables."""
     if identity["pretrained"]:
         return f"pretrained ({identity['source']})"
     return f"UNTRAINED ({identity['why']})"
@@ -68,6 +78,8 @@ def describe(identity: Identity) -> str:
 
 def load_vision_weights(vision: nn.Module, source: str) -> Identity:
     """Fill the ResNet18 inside `vision` from `source`: a torchvision tag, a local file, or 'none'.
+
+    A tag that is neither cached nor reachable leaves the weights as they are, with a warning.
 
     Raises:
         UserError: an unknown tag, or a file that does not hold ResNet18's weights.
@@ -114,14 +126,14 @@ def _fill_resnet(vision: nn.Module, state: dict[str, Tensor], source: str) -> Id
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a local file.
+    """Read a state dict from a local file.
 
     Raises:
-        UserError: not a file of tensors.
+        UserError: it is not a file of tensors.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a different type for each way in which a file can be broken
+    except Exception as error:  # torch.load raises various types for broken files
         raise UserError(f"{path} is not a file of weights ({type(error).__name__}); give another, or 'none'") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} does not hold a dict of tensors; give another file, or 'none'")

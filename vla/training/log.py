@@ -1,6 +1,6 @@
-"""What a training run says of itself: the console's lines, TensorBoard, history.json and the curves.
+"""Records of a training run: lines on the console, TensorBoard, history.json and the training curves.
 
-README, "What the training log says", explains every key.
+docs/training.md explains every key.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from vla.evaluation.video import gif_summary
 from vla.files import atomic_path, write_text
 
 EVERY_STEPS = 10
+"""Steps between two log lines."""
 _EPOCH_KEYS = (
     "train/total",
     "valid/total",
@@ -28,23 +29,26 @@ _EPOCH_KEYS = (
 
 
 class TrainingLog:
-    """The records of one run; `history` has a dict for each finished epoch."""
+    """The records of one run."""
 
-    def __init__(self, log_dir: Path, output_dir: Path, total_steps: int, history: list[dict[str, Any]]) -> None:
-        self.history = history
+    def __init__(self, log_dir: Path, output_dir: Path, steps_done: int, total_steps: int) -> None:
+        """Log into `log_dir` (TensorBoard) and `output_dir` (the rest), from the step after `steps_done` on."""
         self._output_dir = output_dir
         self._total_steps = total_steps
-        # Hides what an earlier run, or the epoch that was cut short, logged from this step on.
-        self._writer = SummaryWriter(str(log_dir), purge_step=history[-1]["step"] + 1 if history else 0)
+        # TensorBoard hides the later steps of an earlier run, and those of an epoch that was interrupted.
+        self._writer = SummaryWriter(str(log_dir), purge_step=steps_done + 1 if steps_done else 0)
+        self._time, self._step = time.perf_counter(), 0
 
     def begin_epoch(self, step: int) -> None:
-        """Count the duration of steps from here: what stood between the epochs is not theirs."""
+        """Measure the duration of steps from now on, so that the time between epochs is not part of it."""
         self._time, self._step = time.perf_counter(), step
 
+    def is_due(self, step: int) -> bool:
+        """Whether this step is logged: every tenth, and the last."""
+        return step % EVERY_STEPS == 0 or step == self._total_steps
+
     def step(self, step: int, learning_rate: float, values: Mapping[str, float]) -> None:
-        """Every tenth step: a line with the time to go, and scalars."""
-        if step % EVERY_STEPS and step != self._total_steps:
-            return
+        """Print a line with the losses and the remaining time, and write the scalars."""
         duration = (time.perf_counter() - self._time) / max(1, step - self._step)
         self._time, self._step = time.perf_counter(), step
         eta = duration * (self._total_steps - step)
@@ -58,39 +62,39 @@ class TrainingLog:
             self._writer.add_scalar(f"train/{name}", value, step)
         self._writer.add_scalar("learning_rate", learning_rate, step)
 
-    def epoch(self, record: dict[str, Any], epochs: int) -> None:
-        """Add a finished epoch to the history and rewrite its files."""
-        self.history.append(record)
+    def epoch(self, history: list[dict[str, Any]], epochs: int) -> None:
+        """Log the last of the finished epochs, and write the files that show all of them."""
+        record = history[-1]
         for name, value in record.items():
             if name.startswith(("valid/", "rollout/")):
                 self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
         parts = [f"{name} {record[name]:.4f}" for name in _EPOCH_KEYS if name in record]
         print(f"epoch {record['epoch']}/{epochs} | {' | '.join(parts)} | {record['seconds']:.0f} s", flush=True)
-        write_text(self._output_dir / "history.json", json.dumps(self.history, indent=1))
-        self._plot()
+        write_text(self._output_dir / "history.json", json.dumps(history, indent=1))
+        self._plot(history)
 
     def video(self, tag: str, path: Path, step: int) -> None:
-        """Show a written video in TensorBoard."""
+        """Add a video file to TensorBoard."""
         self._writer._get_file_writer().add_summary(gif_summary(tag, path), step)
 
     def close(self) -> None:
-        """Finish the TensorBoard file."""
+        """Write the rest of the TensorBoard file and close it."""
         self._writer.close()
 
-    def _plot(self) -> None:
-        """Figure 2 of the report: losses at the left, learning rate at the right."""
+    def _plot(self, history: list[dict[str, Any]]) -> None:
+        """Draw Figure 2 of the report: losses at the left, learning rate at the right."""
         matplotlib.use("agg")
         from matplotlib import pyplot as plt
 
-        epochs = [record["epoch"] for record in self.history]
+        epochs = [record["epoch"] for record in history]
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
         for name in ("train/total", "valid/total", "train/motion", "valid/motion"):
-            if name in self.history[0]:
-                left.plot(epochs, [record[name] for record in self.history], label=name, marker=".")
+            if name in history[0]:
+                left.plot(epochs, [record[name] for record in history], label=name, marker=".")
         left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Loss")
         left.legend()
-        right.plot(epochs, [record["learning_rate"] for record in self.history], marker=".")
+        right.plot(epochs, [record["learning_rate"] for record in history], marker=".")
         right.set(xlabel="epoch", ylabel="learning rate", title="Learning rate")
         with atomic_path(self._output_dir / "training_curves.png") as temporary:
             figure.savefig(temporary, dpi=90)

@@ -1,4 +1,4 @@
-"""The two training recipes, side by side. `full` has the report's Table 3; `cpu` is what a laptop can afford."""
+"""The two training recipes: `full` has the numbers of the report's Table 3, `cpu` those that a laptop can afford."""
 
 from __future__ import annotations
 
@@ -10,44 +10,51 @@ from typing import Any, Literal
 
 from vla.errors import UserError
 from vla.policies.preprocess import Augmentation, ImageSpec
+from vla.policies.weights import IMAGENET_WEIGHTS, NO_WEIGHTS
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of a training run; the defaults are the report's (Table 3, sec. 4.1.2)."""
+    """Settings of a training run; the defaults are the report's (Table 3, sec. 4.1.2)."""
 
     image: ImageSpec = field(default_factory=ImageSpec)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    vision_weights: str = IMAGENET_WEIGHTS
+    """Initial weights of ResNet18: torchvision tag, local file, or 'none'."""
     observation_horizon: int = 10
     """T, frames that the policy sees (Table 3's sequence length)."""
     epochs: int = 100
+    """Passes over the data."""
     batch_windows: int = 8
     """Windows in a batch (the report's "sequences")."""
     windows_per_segment: int = 2
-    """Neighbouring windows served together: they share frames, so their number is cheap to raise."""
+    """Neighbouring windows served together. They share frames, so more of them cost little."""
     stride: int = 5
     """Steps between the ends of successive windows."""
     learning_rate: float = 1e-4
+    """At the start of the cosine schedule."""
     min_learning_rate: float = 1e-6
+    """At its end."""
     warmup_fraction: float = 0.0
     """Share of all steps over which the learning rate rises to its initial value."""
     weight_decay: float = 1e-5
     max_gradient_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to it."""
     gripper_weight: float = 0.3
-    """Of the gripper's cross-entropy against the motion's MSE (sec. 7.5: a loss of its own)."""
+    """Weight of the gripper's cross-entropy relative to the motion's MSE (sec. 7.5: a loss of its own)."""
     gripper_loss: Literal["cross-entropy", "mse"] = "cross-entropy"
-    """mse: the report's, on the command in [-1, 1]."""
+    """mse is the report's, on the command in [-1, 1]."""
     auxiliary_weight: float = 1.0
-    """Of the auxiliary head's MSE (decimetres squared)."""
+    """Weight of the auxiliary head's MSE (decimetres squared) relative to the motion's MSE."""
     chunk_discount: float = 0.5
-    """Weight of an action of the chunk relative to the one before it. The later ones depend on noise that is yet to
-    come, which no policy can know; weighted alike, they drown the first, the one that is executed."""
+    """Weight of an action of the chunk relative to the one before it. Later actions depend on noise that no policy can
+    foresee. With equal weights, they dominate the first action, the one that is executed."""
     history_dropout: float = 0.5
-    """Share of training windows whose history is replaced by the present frame. Ten frames without motion occur in
-    the demonstrations only while the cube is held; a policy that reads its own standstill as "hold" never moves again
+    """Share of training windows whose history is replaced by the present frame. In the demonstrations, ten frames
+    without motion occur only while the cube is held. A policy that reads its own standstill as "hold" never moves again
     (the copycat problem, de Haan et al. 2019)."""
     checkpoint_every: int = 10
-    """Epochs."""
+    """Epochs between the checkpoints that are kept."""
     rollout_every: int = 20
     """Epochs between closed-loop validations."""
 
@@ -77,18 +84,21 @@ class Recipe:
             )
 
     def learning_rate_at(self, step: int, total_steps: int, restarts: int = 0) -> float:
-        """Cosine annealing (sec. 4.4.1) after the warm-up; with restarts, that many shorter ones in a row."""
+        """Learning rate of a step: cosine annealing (sec. 4.4.1), times a linear warm-up.
+
+        With `restarts`, the cosine runs that many times more, each run shorter.
+        """
         cycle = math.ceil(total_steps / (restarts + 1))
         cosine = math.cos(math.pi * (step % cycle) / cycle)
-        warmth = min(1.0, (step + 1) / max(1.0, self.warmup_fraction * total_steps))
+        warmup = min(1.0, (step + 1) / max(1.0, self.warmup_fraction * total_steps))
         low, high = self.min_learning_rate, self.learning_rate
-        return warmth * (low + (high - low) * (1 + cosine) / 2)
+        return warmup * (low + (high - low) * (1 + cosine) / 2)
 
     def with_changes(self, changes: Sequence[str], **options: Any) -> Recipe:
-        """This recipe with `name=value` changes of its numbers, and those that are options of their own.
+        """This recipe with other settings: `name=value` texts from --set, and values of options of their own.
 
         Raises:
-            UserError: an unknown name, or a value of another kind.
+            UserError: a name is unknown, or a value is of another type.
         """
         kinds = {key: type(value) for key, value in vars(self).items() if isinstance(value, (int, float, str))}
         parsed = dict(options)
@@ -104,11 +114,13 @@ class Recipe:
 
 RECIPES = {
     "full": Recipe(),
-    # The table's middle at the camera's own resolution: as sharp as 224 px of the whole picture, a third of the cost.
-    # Single frames from everywhere instead of ten neighbours: what a processor can encode, it spends on places it has
-    # not seen yet, and a policy without a history has no standstill to copy.
+    # The image is the table's middle at the camera's own resolution: as sharp as 224 px of the whole picture, at a
+    # third of the cost. A batch holds single frames from all episodes instead of ten neighbouring ones: a CPU can
+    # encode few frames, and frames from different places teach more. A policy without a history also has no standstill
+    # to copy. Vision starts from scratch, as in all published results.
     "cpu": Recipe(
         image=ImageSpec(size_px=128, crop_top=20 / 224, crop_left=48 / 224, crop_size=128 / 224),
+        vision_weights=NO_WEIGHTS,
         observation_horizon=1,
         epochs=5,
         batch_windows=32,

@@ -1,9 +1,8 @@
-"""Closed-loop validation of a policy while it is being trained, judged by the same verdict as an evaluation."""
+"""Closed-loop validation of a policy during its training, by the same verdict as an evaluation."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,6 +10,7 @@ from vla.evaluation.episode import run_episode, summarise
 from vla.evaluation.statistics import rate
 from vla.policies.actor import PolicyActor
 from vla.policies.instructions import instruction_for
+from vla.policies.network import PolicyNetwork
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.sim import gl
 from vla.sim.config import VALIDATION_SEEDS, EnvConfig
@@ -18,20 +18,20 @@ from vla.sim.env import Simulator
 
 
 class RolloutValidation:
-    """A few episodes on the first validation seeds, each with the next of the eight instructions."""
+    """A few episodes on the first validation seeds; the eight instructions take turns."""
 
     def __init__(self, env: EnvConfig, num_episodes: int, max_steps: int, video: Path) -> None:
-        """`video` (MP4) will show the first episode of the latest validation.
+        """Prepare episodes of at most `max_steps`; `video` (MP4) shows the first episode of the latest validation.
 
         Raises:
-            UserError: no way to draw here; said now, not after the first epochs.
+            UserError: no OpenGL backend works here. Raised now, so that no epoch is trained in vain.
         """
         gl.select_backend()
         self._env, self._num_episodes, self._max_steps, self.video = env, num_episodes, max_steps, video
         self._simulator: Simulator | None = None
 
-    def run(self, model: Any, embeddings: InstructionEmbeddings, device: torch.device) -> dict[str, float]:
-        """Roll `model` (in eval mode) out; success and the other rates of `summarise`, as `rollout/...`."""
+    def run(self, model: PolicyNetwork, embeddings: InstructionEmbeddings, device: torch.device) -> dict[str, float]:
+        """Run the episodes with `model` (in eval mode); returns the rates of `summarise` under `rollout/...`."""
         if self._simulator is None:
             self._simulator = Simulator(self._env)
         actor = PolicyActor(model, embeddings, device)
@@ -43,7 +43,7 @@ class RolloutValidation:
                 VALIDATION_SEEDS[index],
                 self._max_steps,
                 self.video if index == 0 else None,
-            )[0]
+            ).result
             for index in range(self._num_episodes)
         ]
         print(f"rollouts: true success {rate(sum(result.success for result in results), len(results))}")
@@ -53,6 +53,6 @@ class RolloutValidation:
         return {f"rollout/{name}": value for name, value in summarise(results).items()}
 
     def close(self) -> None:
-        """Release the simulator."""
+        """Close the simulator."""
         if self._simulator is not None:
             self._simulator.close()

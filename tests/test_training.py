@@ -1,0 +1,181 @@
+"""Training runs: what they start from, which stored run they continue, and when their losses leave the device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from vla.errors import MachineError, UserError
+from vla.files import run_lock
+from vla.policies.batch import Batch
+from vla.policies.checkpoint import load_checkpoint
+from vla.policies.devices import stop_on_machine_fault
+from vla.policies.weights import describe
+from vla.training.loss_meter import LossMeter
+from vla.training.options import TrainOptions
+
+train = importlib.import_module("4_train").main
+
+
+@pytest.fixture(scope="module")
+def finished(demo_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainOptions, str]:
+    """A run of one epoch and two steps: its options, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    options = TrainOptions(
+        data=demo_file,
+        output_dir=folder / "checkpoints",
+        log_dir=folder / "log",
+        epochs=1,
+        max_steps=2,
+        batch_windows=8,
+        rollout_episodes=0,
+        clip_weights="none",
+        device="cpu",
+    )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        train(options)
+    return options, printed.getvalue()
+
+
+def _copy(source: Path, target: Path, change: Callable[[h5py.File], None]) -> Path:
+    target.write_bytes(source.read_bytes())
+    with h5py.File(target, "a") as file:
+        change(file)
+    return target
+
+
+def _collect_anew(file: h5py.File) -> None:
+    """The names stay, as in a collection with another --seed; what they name is different."""
+    for old, new in (("demo_0", "kept"), ("demo_1", "demo_0"), ("kept", "demo_1")):
+        file["data"].move(old, new)
+
+
+def _add_demonstration(file: h5py.File) -> None:
+    """Add a training demonstration behind the others, as --dagger does."""
+    file.copy(file["data/demo_1"], file["data"], name="demo_3")
+    names = [*file["mask/train"][:], b"demo_3"]
+    del file["mask/train"]
+    file["mask/train"] = np.array(names, dtype="S16")
+
+
+def test_the_cpu_recipe_starts_vision_from_scratch_and_says_what_else_there_is(
+    finished: tuple[TrainOptions, str],
+) -> None:
+    options, printed = finished
+    assert "vision starts from scratch (recipe cpu); --vision-weights IMAGENET1K_V1 starts from ImageNet's" in printed
+    assert "WARNING: the vision encoder" not in printed
+    assert "WARNING: the text encoder starts UNTRAINED (--clip-weights none)" in printed
+    stored = load_checkpoint(options.output_dir / "last.pth")
+    assert describe(stored["vision_identity"]) == "UNTRAINED (from scratch, recipe cpu)"
+    assert stored["training"]["identity"]["recipe"]["vision_weights"] == "none"
+    assert dataclasses.replace(options, recipe="full").resolve().vision_weights == "IMAGENET1K_V1"
+    assert dataclasses.replace(options, vision_weights="IMAGENET1K_V1").resolve().vision_weights == "IMAGENET1K_V1"
+
+
+def test_a_finished_run_that_is_asked_for_again_stays_as_it_is(
+    finished: tuple[TrainOptions, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, _ = finished
+    before = (options.output_dir / "last.pth").read_bytes()
+    train(dataclasses.replace(options, resume=True))
+    assert "best: epoch 1" in capsys.readouterr().out
+    assert (options.output_dir / "last.pth").read_bytes() == before
+
+
+def test_a_finished_run_is_no_answer_to_other_options_or_data(
+    finished: tuple[TrainOptions, str], demo_file: Path, tmp_path: Path
+) -> None:
+    options = dataclasses.replace(finished[0], resume=True)
+    excluded = tmp_path / "exclude.txt"
+    excluded.write_text("demo_0\n")
+    anew = _copy(demo_file, tmp_path / "anew.hdf5", _collect_anew)
+    grown = _copy(demo_file, tmp_path / "grown.hdf5", _add_demonstration)
+    for change, words in (
+        ({"num_demos": 1}, r"train demonstrations: 2 then, 1 now; num_demos not given then, 1 now"),
+        ({"exclude": excluded}, r"train demonstrations: 2 then, 1 now"),
+        ({"data": anew}, r"a finished run with other settings \(another file of demonstrations\)"),
+        ({"data": grown}, r"train demonstrations: 2 then, 3 now; another file of demonstrations"),
+        ({"epochs": 2, "seed": 9}, r"an unfinished run .*epochs 1 then, 2 now; seed 0 then, 9 now"),
+        ({"vision_weights": "IMAGENET1K_V1"}, r"vision_weights none then, IMAGENET1K_V1 now"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            train(dataclasses.replace(options, **change))
+        assert "--overwrite" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_finished_run_can_be_exported_after_its_data_have_grown(
+    finished: tuple[TrainOptions, str], demo_file: Path, tmp_path: Path
+) -> None:
+    grown = _copy(demo_file, tmp_path / "grown.hdf5", _add_demonstration)
+    options = dataclasses.replace(finished[0], resume=True, data=grown, export=tmp_path / "policy.pth")
+    train(options)
+    assert load_checkpoint(tmp_path / "policy.pth")["training"]["epoch"] == 1
+    with pytest.raises(UserError, match="num_demos"):
+        train(dataclasses.replace(options, num_demos=2))
+    anew = _copy(grown, tmp_path / "anew.hdf5", _collect_anew)
+    with pytest.raises(UserError, match="another file of demonstrations"):
+        train(dataclasses.replace(options, data=anew))
+
+
+def test_one_run_at_a_time_writes_to_a_folder(finished: tuple[TrainOptions, str]) -> None:
+    options = dataclasses.replace(finished[0], overwrite=True)
+    before = (options.output_dir / "last.pth").read_bytes()
+    with run_lock(options.output_dir), pytest.raises(UserError, match="another run is writing to"):
+        train(options)
+    assert (options.output_dir / "last.pth").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_losses_that_are_not_finite_end_the_run_before_it_saves(
+    finished: tuple[TrainOptions, str], tmp_path: Path
+) -> None:
+    options = dataclasses.replace(
+        finished[0], output_dir=tmp_path, log_dir=tmp_path / "log", learning_rate=1e30, max_steps=4
+    )
+    with pytest.raises(UserError, match=r"step [1-4]: the loss became .* --learning-rate and --overwrite"):
+        train(options)
+    assert list(tmp_path.glob("*.pth")) == []
+
+
+def test_losses_leave_the_device_once_for_all_waiting_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: copies.append(tensor.shape) or tensor.numpy().tolist())
+    batches = [{"total": torch.rand(()), "motion": torch.rand(())} for _ in range(13)]
+    meter = LossMeter()
+    read = []
+    for number, losses in enumerate(batches, start=1):
+        meter.add(losses)
+        if number % 10 == 0:
+            read += meter.read()
+    read += meter.read()
+    assert meter.read() == []
+    assert copies == [(10, 2), (3, 2)]
+    assert read == [{name: float(value) for name, value in losses.items()} for losses in batches]
+    assert meter.means("train")["train/total"] == sum(float(losses["total"]) for losses in batches) / 13
+
+
+def test_a_full_gpu_stops_the_run_with_what_to_do() -> None:
+    stopped = pytest.raises(MachineError, match=r"^the GPU's memory is full \(.*\); go on with --resume$")
+    with stopped, stop_on_machine_fault("go on with --resume"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation.")
+    with pytest.raises(RuntimeError, match="shapes differ"), stop_on_machine_fault("go on"):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_batch_moves_to_its_device_without_its_segments() -> None:
+    empty = torch.zeros(2)
+    batch = Batch(empty, empty, empty, empty, empty, empty, empty, ["Pick up the cube"])
+    moved = batch.to(torch.device("meta"))
+    on_meta = {name for name, value in moved._asdict().items() if getattr(value, "is_meta", False)}
+    assert on_meta == set(Batch._fields) - {"segments", "instructions"}

@@ -1,0 +1,73 @@
+"""The demonstrations that a training run uses, and what tells them from others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from vla import stages
+from vla.demos.schema import attribute_text, open_demos
+from vla.errors import UserError
+from vla.files import sha256
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.config import warn_of_version_drift
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Demonstrations chosen from a file, by split."""
+
+    path: Path
+    names: dict[str, list[str]]
+    """Names for 'train' and 'valid', in the order of the file."""
+    instructions: list[str]
+    """Every instruction in the file, and the report's eight, sorted."""
+    env_args: str
+    """Scene and simulator of the file (`vla.sim.config.EnvConfig.to_env_args`)."""
+    file_sha256: str
+    """Hash of the whole file."""
+    content_sha256: str | None
+    """Hash of the chosen demonstrations alone (`content_hash`)."""
+
+    @classmethod
+    def select(cls, path: Path, exclude: Path | None, num_demos: int | None) -> Demonstrations:
+        """Choose the first `num_demos` training demonstrations (None: all), without those on the exclusion list.
+
+        Raises:
+            UserError: the file or the list cannot be used, or the file holds fewer.
+        """
+        selected_names = stages.dataset_loader().selected_names
+        with open_demos(path) as file:
+            env_args = str(file["data"].attrs["env_args"])
+            warn_of_version_drift(env_args, str(path))
+            in_file = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
+            names = {split: selected_names(file, split, exclude) for split in ("train", "valid")}
+            available = len(names["train"])
+            if num_demos is not None and num_demos > available:
+                raise UserError(
+                    f"--num-demos {num_demos}: {path} has {available} for training; give fewer, or collect more with: "
+                    "python 1_collect_demos.py --num-episodes N --output NEW_FILE"
+                )
+            names["train"] = names["train"][:num_demos]
+            content = content_hash(file, names)
+        return cls(path, names, sorted(in_file.union(INSTRUCTIONS)), env_args, sha256(path), content)
+
+
+def content_hash(file: h5py.File, names: Mapping[str, Iterable[str]]) -> str | None:
+    """Hex digest of the seeds and actions of the named demonstrations; None if the file lacks one of them.
+
+    Unlike the hash of the file, it stays the same when more demonstrations are added behind these.
+    """
+    digest = hashlib.sha256()
+    for split in ("train", "valid"):
+        for name in names[split]:
+            if name not in file["data"]:
+                return None
+            demo = file["data"][name]
+            digest.update(f"{split} {name} {demo.attrs['seed']}".encode())
+            digest.update(demo["actions"][:].tobytes())
+    return digest.hexdigest()

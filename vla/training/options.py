@@ -1,0 +1,106 @@
+"""Options of the training script (4_train.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vla.errors import UserError
+from vla.policies.devices import choose_device
+from vla.training.recipes import RECIPES, Recipe
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of the training. An option without a default value takes the recipe's (vla/training/recipes.py)."""
+
+    data: Path = Path("data/lift_demos.hdf5")
+    """HDF5 file of demonstrations."""
+    output_dir: Path = Path("checkpoints")
+    """Folder of the checkpoints, history.json and training_curves.png."""
+    log_dir: Path | None = None
+    """Folder of the TensorBoard logs; by default the folder in runs/ that is named like OUTPUT_DIR."""
+    exclude: Path | None = None
+    """Text file with the names of demonstrations to leave out, one to a line."""
+    recipe: Literal["cpu", "full"] = "cpu"
+    """cpu: what a laptop can afford, and what every published result was measured with; full: the report's Table 3 at
+    224 px, for a GPU, not yet measured."""
+    epochs: int | None = None
+    """Passes over the data."""
+    set: tuple[str, ...] = ()
+    """Other settings of the recipe to change, such as auxiliary_weight=0.5 history_dropout=0."""
+    num_demos: int | None = None
+    """Number of training demonstrations to use, the first ones of the file; by default all."""
+    max_steps: int | None = None
+    """Optimiser steps after which an epoch ends early; for trying things out."""
+    batch_windows: int | None = None
+    """Windows (the report's "sequences") in a batch."""
+    learning_rate: float | None = None
+    """Initial learning rate."""
+    rollout_every: int | None = None
+    """Epochs between closed-loop validations."""
+    rollout_episodes: int = 10
+    """Episodes of a closed-loop validation, on seeds that no test uses; 0 turns it off."""
+    rollout_steps: int = 120
+    """Control steps after which a validation episode has failed."""
+    restarts: int = 0
+    """Warm restarts of the cosine schedule."""
+    pooling: Literal["average", "keypoints"] = "keypoints"
+    """average: ResNet18's own, the report's; keypoints: adds the positions of a spatial softmax."""
+    proprioception: bool = False
+    """Also give the policy the position and opening of its gripper; the report's policy sees one camera alone."""
+    init: Path | None = None
+    """Checkpoint whose weights and text embeddings training begins with, such as the policy that --dagger rolled out.
+    It need not be repeated with --resume."""
+    vision_weights: str | None = None
+    """ResNet18's initial weights: torchvision tag, local file, or 'none'. By default the recipe's: none (from scratch)
+    for cpu, IMAGENET1K_V1 for full."""
+    clip_weights: str = "openai"
+    """Text encoder's weights: open_clip tag, local file, or 'none'."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device to train on; auto takes a CUDA GPU if there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast if the hardware multiplies it natively."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the batches, the augmentation and the dropout."""
+    resume: bool = False
+    """Continue the run in OUTPUT_DIR, if there is one, with the same options and data."""
+    export: Path | None = None
+    """Also write the best policy to this file, in half precision, for sharing. With --resume, of a finished run too,
+    whose file of demonstrations may have grown since (--dagger)."""
+    overwrite: bool = False
+    """Start anew even if OUTPUT_DIR holds a run."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("rollout_episodes", 0),
+            ("rollout_steps", 1),
+            ("restarts", 0),
+            ("seed", 0),
+            ("max_steps", 1),
+            ("num_demos", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if self.init is not None:
+            self._check_init(self.init)
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite contradict each other; give one")
+        choose_device(self.device)
+
+    def _check_init(self, init: Path) -> None:
+        if not init.is_file():
+            raise UserError(f"--init {init}: no such checkpoint; train one with: python 4_train.py")
+        is_ours = any(init.match(pattern) for pattern in ("best_model.pth", "last.pth", "epoch_*"))
+        if is_ours and init.resolve().parent == self.output_dir.resolve():
+            raise UserError(
+                f"--init {init} would be replaced by this training; give another --output-dir, or a copy of it"
+            )
+
+    def resolve(self) -> Recipe:
+        """The recipe with the changes of this command line."""
+        names = ("epochs", "batch_windows", "learning_rate", "rollout_every", "vision_weights")
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return RECIPES[self.recipe].with_changes(self.set, **changes)

@@ -1,0 +1,155 @@
+"""The identity of a training run: whether a stored run is the one that is asked for.
+
+`--resume` continues a run only with the recipe, network, options and demonstrations that it began with. The error names
+whatever differs. There are two exceptions. `--init` need not be repeated. And a finished run whose policy is exported
+(`--resume --export FILE`) needs no demonstrations any more, so their file may have grown since: `1_collect_demos.py
+--dagger` adds demonstrations behind the old ones, which must still be there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla.demos.schema import open_demos
+from vla.errors import UserError
+from vla.files import sha256
+from vla.policies.devices import choose_device, uses_bfloat16
+from vla.policies.network import NetworkConfig
+from vla.training.demonstrations import Demonstrations, content_hash
+from vla.training.options import TrainOptions
+from vla.training.recipes import Recipe
+
+MAX_NAMED = 4
+"""Differences that the error names; it counts the rest."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Everything that decides the weights of a run, as plain types for the checkpoint."""
+
+    recipe: dict[str, Any]
+    """Fields of the `Recipe`, with the changes of the command line."""
+    model: dict[str, object]
+    """Fields of the network's configuration."""
+    episodes: dict[str, list[str]]
+    """Names of the demonstrations for 'train' and 'valid'."""
+    data_sha256: str
+    """Hash of the file of demonstrations."""
+    demos_sha256: str | None
+    """Hash of the run's own demonstrations (`vla.training.demonstrations.content_hash`)."""
+    num_demos: int | None
+    max_steps: int | None
+    bfloat16: bool
+    init_sha256: str | None
+    """Hash of the checkpoint of --init."""
+    seed: int
+    restarts: int
+    rollout_episodes: int
+    rollout_steps: int
+    clip_weights: str
+
+    @classmethod
+    def of(
+        cls, options: TrainOptions, recipe: Recipe, config: NetworkConfig, demonstrations: Demonstrations
+    ) -> RunIdentity:
+        """Identity of the run that a command line asks for."""
+        return cls(
+            recipe=dataclasses.asdict(recipe),
+            model=config.to_dict(),
+            episodes=demonstrations.names,
+            data_sha256=demonstrations.file_sha256,
+            demos_sha256=demonstrations.content_sha256,
+            num_demos=options.num_demos,
+            max_steps=options.max_steps,
+            bfloat16=uses_bfloat16(options.precision, choose_device(options.device)),
+            init_sha256=None if options.init is None else sha256(options.init),
+            seed=options.seed,
+            restarts=options.restarts,
+            rollout_episodes=options.rollout_episodes,
+            rollout_steps=options.rollout_steps,
+            clip_weights=options.clip_weights,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for the checkpoint."""
+        return dataclasses.asdict(self)
+
+    def continuing(
+        self, training: Mapping[str, Any], last: Path, demonstrations: Demonstrations, exports: bool
+    ) -> RunIdentity:
+        """Compare with the run of a checkpoint (its `training` dict) and return the identity to go on with.
+
+        Args:
+            training: what the checkpoint `last` says of its run.
+            last: the run's last.pth, for the error.
+            demonstrations: those that the command line chooses now.
+            exports: whether --export was given.
+
+        Raises:
+            UserError: the stored run is another one.
+        """
+        stored: dict[str, Any] = training["identity"]
+        now = self
+        if self.init_sha256 is None:
+            now = dataclasses.replace(now, init_sha256=stored.get("init_sha256"))
+        is_finished = training["epoch"] == self.recipe["epochs"]
+        if is_finished and exports and _only_grew(stored, demonstrations):
+            now = dataclasses.replace(
+                now,
+                episodes=stored["episodes"],
+                data_sha256=stored["data_sha256"],
+                demos_sha256=stored["demos_sha256"],
+            )
+        compared = now.to_dict()
+        del compared["demos_sha256"]  # follows from the file and the names
+        found = list(_differences(stored, compared))
+        if found:
+            more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+            raise UserError(
+                f"--resume: {last} is {'a finished' if is_finished else 'an unfinished'} run with other settings "
+                f"({'; '.join(found[:MAX_NAMED])}{more}); repeat those, or start anew with --overwrite or another "
+                "--output-dir"
+            )
+        return now
+
+
+def _only_grew(stored: Mapping[str, Any], demonstrations: Demonstrations) -> bool:
+    """Whether the stored run's demonstrations are still the first ones of their splits, with the same content."""
+    episodes = stored["episodes"]
+    if any(names[: len(episodes[split])] != episodes[split] for split, names in demonstrations.names.items()):
+        return False
+    with open_demos(demonstrations.path) as file:
+        return content_hash(file, episodes) == stored.get("demos_sha256")
+
+
+def _differences(stored: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Describe each entry of `now` that `stored` lacks or holds with another value; nested ones by a dotted name."""
+    for key, value in now.items():
+        name = f"{prefix}{key}"
+        if key not in stored:
+            yield f"{name} was not recorded by an older version"
+        elif isinstance(value, Mapping):
+            nested_prefix = "" if name in ("recipe", "model") else f"{name}."
+            yield from _differences(stored[key], value, nested_prefix)
+        elif stored[key] != value:
+            yield _describe(name, stored[key], value)
+
+
+def _describe(name: str, then: Any, now: Any) -> str:
+    """One difference in a few words."""
+    if name == "data_sha256":
+        return "another file of demonstrations"
+    if name == "init_sha256":
+        return "--init is another checkpoint"
+    if name == "bfloat16":
+        return f"--precision {'bfloat16' if then else 'float32'} then, {'bfloat16' if now else 'float32'} now"
+    if name.startswith("episodes."):
+        split = name.removeprefix("episodes.")
+        counts = f"{len(then)} then, {len(now)} now" if len(then) != len(now) else f"{len(now)} others"
+        return f"{split} demonstrations: {counts}"
+    then, now = ("not given" if value is None else value for value in (then, now))
+    return f"{name} {then} then, {now} now"

@@ -1,0 +1,120 @@
+"""The state of a training run between two epochs, and the content of its checkpoints."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla.errors import UserError
+from vla.policies.checkpoint import build_model, load_checkpoint, load_parent
+from vla.policies.network import NetworkConfig, TrainableNetwork, model_architecture
+from vla.policies.text_encoder import TextEncoder
+from vla.policies.weights import NO_WEIGHTS, Identity, from_scratch, load_vision_weights
+from vla.sim.config import installed_versions
+from vla.training.options import TrainOptions
+from vla.training.recipes import Recipe
+from vla.training.run_identity import RunIdentity
+
+
+@dataclass
+class RunState:
+    """What training changes from epoch to epoch, and what its policy needs besides the weights."""
+
+    network: TrainableNetwork
+    vision_identity: Identity
+    """Initial weights of the vision encoder."""
+    text_identity: Identity
+    """Weights of the text encoder."""
+    language: dict[str, Any]
+    """`texts`, the instructions of the training data, and `embeddings`, (n, 512)."""
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Optimiser steps made."""
+    best_score: tuple[float, float] = (-1.0, -math.inf)
+    """Of the best epoch: true success of its rollouts in [0, 1], and its validation loss, negated."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One record for each finished epoch."""
+    optimiser_state: dict[str, Any] | None = None
+    """State of the optimiser with which a stored run goes on; None in a new run."""
+
+    @classmethod
+    def begin(cls, options: TrainOptions, recipe: Recipe, config: NetworkConfig, instructions: list[str]) -> RunState:
+        """The state before the first epoch: the policy of --init, or a new network for these instructions."""
+        torch.manual_seed(options.seed)
+        if options.init is not None:
+            parent = load_parent(options.init, config)
+            network = build_model(parent, options.init)
+            return cls(network, parent["vision_identity"], parent["text_identity"], parent["language"])
+        network = model_architecture().VLA(config)
+        if options.vision_weights is None and recipe.vision_weights == NO_WEIGHTS:
+            vision_identity = from_scratch(options.recipe)
+        else:
+            vision_identity = load_vision_weights(network.vision, recipe.vision_weights)
+        encoder = TextEncoder.load(options.clip_weights)
+        embeddings = encoder(instructions)
+        network.fit_language(embeddings)
+        return cls(network, vision_identity, encoder.identity, {"texts": instructions, "embeddings": embeddings})
+
+    @classmethod
+    def restore(cls, stored: dict[str, Any], path: Path) -> RunState:
+        """The state that `checkpoint_content` stored in a run's last.pth at `path`."""
+        training = stored["training"]
+        return cls(
+            network=build_model(stored, path),
+            vision_identity=stored["vision_identity"],
+            text_identity=stored["text_identity"],
+            language=stored["language"],
+            epoch=training["epoch"],
+            step=training["step"],
+            best_score=(training["best_score"][0], training["best_score"][1]),
+            history=training["history"],
+            optimiser_state=stored["optimizer"],
+        )
+
+    def checkpoint_content(self, identity: RunIdentity, env_args: str, score_text: str) -> dict[str, Any]:
+        """Content of a checkpoint: the policy and its run, without the optimiser."""
+        return {
+            "model_config": self.network.config.to_dict(),
+            "model": {name: value.cpu() for name, value in self.network.state_dict().items()},
+            "vision_identity": self.vision_identity,
+            "text_identity": self.text_identity,
+            "language": self.language,
+            "env_args": env_args,
+            "versions": {**installed_versions(), "torch": str(torch.__version__)},
+            "training": {
+                "identity": identity.to_dict(),
+                "epoch": self.epoch,
+                "step": self.step,
+                "history": self.history,
+                "best_score": list(self.best_score),
+                "score_text": score_text,
+            },
+        }
+
+
+def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
+    """Return the checkpoint of the run that --resume continues, its last.pth, or None for a new run.
+
+    Raises:
+        UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued.
+    """
+    if options.overwrite or not last.exists():
+        return None
+    stored = load_checkpoint(last)
+    if not options.resume:
+        training = stored["training"]
+        raise UserError(
+            f"{last} holds a run ({training['epoch']} of {training['identity']['recipe']['epochs']} epochs); "
+            "continue it with --resume, or start anew with --overwrite"
+        )
+    if "optimizer" not in stored:
+        raise UserError(
+            f"{last} holds a policy without its optimiser, such as best_model.pth; "
+            "put the run's own last.pth back, or start anew with --overwrite"
+        )
+    return stored
