@@ -41,7 +41,7 @@ from vla.training.run_state import RunState, find_run
 
 AFTER_A_FAULT = (
     "continue after the last finished epoch with the same command and --resume (add --device cpu if the GPU is too "
-    "small), or start anew with a smaller --batch-windows and --overwrite"
+    "small), or start anew with a smaller --batch-windows and another --output-dir (--overwrite gives up this run)"
 )
 
 
@@ -241,7 +241,8 @@ class Trainer:
             if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
                 raise UserError(
                     f"step {step}: the loss became {values['total']}, its gradient's norm {values['gradient_norm']}; "
-                    "start anew with a smaller --learning-rate and --overwrite"
+                    "start anew with a smaller --learning-rate and another --output-dir "
+                    "(or give up this run with --overwrite)"
                 )
         if read and self.log.is_due(self.state.step):
             self.log.step(self.state.step, self.learning_rate, read[-1])

@@ -149,7 +149,7 @@ def _convert(options: PeerOptions) -> tuple[Path, str]:
         if len(names) < options.num_demos:
             raise UserError(
                 f"{options.data} holds {len(names)} training demonstrations, asked for {options.num_demos}; "
-                "collect more with: python 1_collect_demos.py --num-episodes 150 --overwrite"
+                "collect more with: python 1_collect_demos.py --num-episodes 150 --output ANOTHER_FILE"
             )
         data = target.create_group("data")
         env_args = str(source["data"].attrs["env_args"])

@@ -111,8 +111,8 @@ class RunIdentity:
             more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
             raise UserError(
                 f"--resume: {last} is {'a finished' if is_finished else 'an unfinished'} run with other settings "
-                f"({'; '.join(found[:MAX_NAMED])}{more}); repeat those, or start anew with --overwrite or another "
-                "--output-dir"
+                f"({'; '.join(found[:MAX_NAMED])}{more}); repeat those, or start anew with another --output-dir "
+                "(or give up the run with --overwrite)"
             )
         return now
 

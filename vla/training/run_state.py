@@ -110,11 +110,11 @@ def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
         training = stored["training"]
         raise UserError(
             f"{last} holds a run ({training['epoch']} of {training['identity']['recipe']['epochs']} epochs); "
-            "continue it with --resume, or start anew with --overwrite"
+            "continue it with --resume, or name another --output-dir (or give up the run with --overwrite)"
         )
     if "optimizer" not in stored:
         raise UserError(
             f"{last} holds a policy without its optimiser, such as best_model.pth; "
-            "put the run's own last.pth back, or start anew with --overwrite"
+            "put the run's own last.pth back, or name another --output-dir (--overwrite would delete this file)"
         )
     return stored
