@@ -100,7 +100,7 @@ class Simulator:
         self._release = ExitStack()
         if self._renderer is not None:
             self._release.callback(self._renderer.close)
-            # At the interpreter's end a GL context that is still open can no longer be released, and says so at length.
+            # A GL context that is still open when the interpreter ends cannot be released, and prints a traceback.
             atexit.register(self._release.close)
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # hides the collision shapes
