@@ -1,13 +1,13 @@
-"""The web page of the project (report sec. 6.3): whole episodes live, single pictures, comparisons, past results.
+"""The web page of the project (report sec. 6.3): live episodes, single images, comparisons, past results.
 
-Reads checkpoints (without one, the scripted expert still runs), and where they exist the training curves, past
-evaluations and demonstrations. Writes nothing but temporary files, which it deletes.
+Reads the checkpoints (without one, the scripted expert still runs) and, if they exist, the training curves, past
+evaluations and demonstrations. Writes only temporary files, which it deletes.
 
     python web_interface.py --checkpoint checkpoints/best_model.pth
 """
 
-# torch and Gradio are imported in `main`, after the simulator's process has begun to start: the page is ready in
-# two thirds of the time, and --help at once.
+# torch and Gradio are imported in `_serve`, after the simulator's process has been started: the two start at the same
+# time, which makes the page ready in two thirds of the time. --help needs neither.
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from vla.sim.config import TEST_SEEDS, EnvConfig
 from vla.web.simulator_process import SimulatorProcess
 from vla.web.temporary_files import Sweeper, private_folder
 
-QUEUE_MAX = 200
-"""Largest number of waiting requests of all kinds, including those that a page sends when it is opened. The next one is
-told that the page is full. `vla.web.waiting_line` bounds the episodes."""
 SESSIONS_MAX = 200
-"""Visits that Gradio remembers, with what each has asked last."""
+"""Visits whose state Gradio keeps."""
 UPLOAD_MB = 10
+"""Size of an upload at most."""
 CSS = Path(__file__).with_name("vla") / "web" / "page.css"
 
 
@@ -37,13 +35,13 @@ class WebOptions:
     """Options of the web page."""
 
     checkpoint: Path = field(default_factory=default_checkpoint)
-    """Checkpoint of the policy; those beside it can be chosen too. Where there is none, the expert still runs."""
+    """Checkpoint of the policy; those beside it can be chosen too. Without any, the expert still runs."""
     results: Path = Path("videos")
-    """Folder of past evaluations (5_evaluate.py's --output-dir), searched through."""
+    """Folder that is searched for past evaluations (5_evaluate.py's --output-dir)."""
     data: Path = Path("data/lift_demos.hdf5")
-    """Demonstrations to look at."""
+    """File of demonstrations to show."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0: on every network of this machine."""
+    """Address to listen on; 0.0.0.0: all networks of this machine."""
     port: int = 7860
     """TCP port to listen on, 1-65535."""
     share: bool = False
@@ -61,14 +59,14 @@ class WebOptions:
 
 
 def main(options: WebOptions) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing temporary is left behind
-    simulator = SimulatorProcess(EnvConfig())  # which is nearly always the one that the checkpoint asks for
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: temporary files are deleted
+    simulator = SimulatorProcess(EnvConfig())  # restarted below if the checkpoint was trained in another simulator
     try:
         with private_folder() as folder:
             _serve(options, simulator, folder)
     finally:
         simulator.close()
-    # A visitor's picture may still be computed in some thread, and torch aborts where the interpreter ends beside it.
+    # A thread may still compute a visitor's answer, and torch aborts if the interpreter ends meanwhile.
     sys.stdout.flush()
     os._exit(0)
 
@@ -77,23 +75,25 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
     import gradio as gr
     from starlette.middleware import Middleware
 
+    from vla.web.body_limit import BodyLimit
+    from vla.web.checkpoint_choices import EXPERT, CheckpointChoices
     from vla.web.handlers import Handlers
-    from vla.web.limits import BodyLimit
-    from vla.web.page import build_page
-    from vla.web.policies import Policies
+    from vla.web.page import empty_page, fill_page
+    from vla.web.waiting_lines import MAX_WAITING, WaitingLines
 
-    handlers = Handlers(Policies(options.checkpoint, options.clip_weights), simulator, options.data, options.results)
-    names = handlers.policies.names()
-    for name, reason in handlers.policies.broken.items():
+    choices = CheckpointChoices(options.checkpoint, options.clip_weights)
+    page = empty_page()
+    handlers = Handlers(choices, simulator, options.data, options.results, WaitingLines(page))
+    for name, reason in choices.broken.items():
         print(f"WARNING: {name} cannot be used: {reason}")
-    if handlers.first_driver == "expert":
-        print(f"WARNING: only the scripted expert can run: {handlers.no_policy}")
+    if handlers.runner.first_driver == EXPERT:
+        print(f"WARNING: only the scripted expert can run: {choices.missing()}")
     elif not options.checkpoint.is_file():
-        print(f"WARNING: no checkpoint at {options.checkpoint}; offering {', '.join(names)} instead")
-    page = build_page(handlers, options.seed)
-    # Without api_open=False a request could pass the queue by, and break into a running episode.
-    page.queue(max_size=QUEUE_MAX, default_concurrency_limit=2, api_open=False)
-    handlers.rehearse(options.seed)
+        print(f"WARNING: no checkpoint at {options.checkpoint}; offering {', '.join(choices.names())} instead")
+    fill_page(page, handlers, options.seed)
+    # Without api_open=False a request could bypass the queue and interrupt a running episode.
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=2, api_open=False)
+    handlers.runner.rehearse(options.seed)
     handlers.warm_up()
     sweeper = Sweeper(folder)
     try:
@@ -101,7 +101,7 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
             server_name=options.host,
             server_port=options.port,
             share=options.share,
-            theme=gr.themes.Default(font="system-ui", font_mono="monospace"),  # Gradio's own come from a font server
+            theme=gr.themes.Default(font="system-ui", font_mono="monospace"),  # Gradio's fonts come from a font server
             css_paths=CSS,
             footer_links=["api"],
             max_file_size=f"{UPLOAD_MB}mb",
@@ -111,8 +111,8 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
         )
     except OSError:
         raise UserError(
-            f"cannot listen on {options.host}:{options.port}: the port is taken or the address is not this machine's; "
-            "give others with --port and --host"
+            f"cannot listen on {options.host}:{options.port}: the port is taken or this machine does not have that "
+            "address; give others with --port and --host"
         ) from None
     finally:
         sweeper.close()

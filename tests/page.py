@@ -1,4 +1,4 @@
-"""The web page as a running command, for the tests of its API and of what a browser shows."""
+"""Runs the web page as a command, for the tests of its API, for those in a browser, and for the benchmarks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from typing import Any
 from gradio_client import Client  # type: ignore[import-untyped]
 
 from tests.conftest import ROOT
-from vla.web.handlers import NOTHING
+from vla.web.episode_runner import NO_PERTURBATION
 
 START_S = 90.0
+"""Longest time that the page may take to start."""
 ANSWER_S = 90.0
+"""Longest time that an answer may take."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +35,27 @@ class Page:
 
     url: str
     log: Path
-    """What the command has printed."""
+    """File with the command's output."""
     pid: int
     ready_s: float
-    """From the command to the first answer."""
+    """Time from the command to the first answer."""
 
     def client(self) -> Client:
-        """A new visitor."""
+        """Return a new visitor."""
         return Client(self.url, verbose=False, analytics_enabled=False, download_files=str(self.log.parent))
 
     def call(self, endpoint: str, *data: Any) -> str:
-        """What the API streams back, as text; status and text of an HTTP error where it refuses."""
+        """Call an endpoint; returns the streamed answer as text, or status and text of an HTTP error."""
         return self.post(f"/gradio_api/call/{endpoint}", json.dumps({"data": data}).encode())
 
     def post(self, path: str, body: bytes, kind: str = "application/json") -> str:
-        """The answer to any body; where that is an event to wait for, what it streams."""
+        """Send any body; returns the answer or, if that names an event to wait for, what the event streams."""
         answer = self.send(urllib.request.Request(self.url + path, body, {"Content-Type": kind}))
         event = re.fullmatch(r'{"event_id":"(\w+)"}', answer)
         return self.send(urllib.request.Request(f"{self.url}{path}/{event[1]}")) if event else answer
 
     def send(self, request: urllib.request.Request) -> str:
-        """The text of an answer, whatever its status."""
+        """Return the text of an answer, whatever its status."""
         try:
             return urllib.request.urlopen(request, timeout=ANSWER_S).read(5_000_000).decode(errors="replace")
         except urllib.error.HTTPError as error:
@@ -61,24 +63,30 @@ class Page:
         except (urllib.error.URLError, ConnectionError) as error:
             return f"closed {error}"
 
-    def temporary(self) -> list[Path]:
-        """Its temporary files now."""
+    def temporary_files(self) -> list[Path]:
+        """Return the page's temporary files."""
         return [path for path in (self.log.parent / "tmp").rglob("*") if path.is_file()]
 
     def simulators(self) -> list[int]:
-        """Process ids of its simulators."""
+        """Return the PIDs of the page's simulators."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def asked(instruction: str, driver: Any, seed: float = 2_000_000, max_steps: int = 200, **more: Any) -> list[Any]:
-    """The inputs of the endpoint `simulate`."""
-    placed = more.get("placement", (False, 0, 0, 0))
-    return [instruction, driver, seed, max_steps, *placed, more.get("perturbation", NOTHING)]
+def episode_inputs(
+    instruction: str,
+    driver: Any,
+    seed: float = 2_000_000,
+    max_steps: int = 200,
+    placement: tuple[bool, float, float, float] = (False, 0, 0, 0),
+    perturbation: str = NO_PERTURBATION,
+) -> list[Any]:
+    """Return the inputs of the endpoint `/simulate`; `placement` is by_hand, x_cm, y_cm, yaw_deg."""
+    return [instruction, driver, seed, max_steps, *placement, perturbation]
 
 
 def show_tab(tab: Any, name: str) -> None:
-    """Open a tab of the page in a browser's tab; on a phone, some are behind a menu."""
+    """Open one of the page's tabs in a browser's tab; on a phone, some are behind a menu."""
     button = tab.get_by_role("tab", name=name, exact=True)
     if not button.is_visible():
         tab.locator(".overflow-menu > button").click()
@@ -88,9 +96,10 @@ def show_tab(tab: Any, name: str) -> None:
 
 @contextlib.contextmanager
 def served(folder: Path, *arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[Page]:
-    """The page on a free port, run in `folder`; ended by a signal, none of its code having failed and nothing left.
+    """Run the page in `folder` on a free port, and end it with the signal `end`.
 
-    (Gradio itself prints tracebacks of inputs that its components refuse.)
+    Checks that it ends without an error, leaves no temporary file, and printed no traceback of its own code. (Gradio
+    prints tracebacks for inputs that its components refuse.)
     """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:

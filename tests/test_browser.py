@@ -1,4 +1,4 @@
-"""The page in a real browser, as a visitor sees it; `make test-web` installs one where there is none."""
+"""The page in a real browser, as a visitor sees it; `make test-web` installs one if there is none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from playwright.sync_api import Page as BrowserPage
 from tests.conftest import ROOT, run_script
 from tests.page import Page, served, show_tab
 from vla.judging.verdict import CONDITIONS
-from vla.web.table import clicked
+from vla.web.table_view import position_of_click
+
+pytestmark = pytest.mark.browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None and not os.environ.get("BROWSER_REQUIRED"):
@@ -24,7 +26,7 @@ if CHROMIUM is None and not os.environ.get("BROWSER_REQUIRED"):
 
 EPISODE_MS = 90_000
 READY_S = 60
-"""Of the command; on an idle machine it takes 12 s, here other tests run beside it."""
+"""Longest time from the command to the first answer; an idle machine takes 12 s, but other tests may run beside it."""
 SCRIPT = "<script>window.pwned=1</script>${window.pwned=1}{{7*7}}"
 PASTE = """async picture => {
   const blob = await (await fetch(`data:image/png;base64,${picture}`)).blob()
@@ -57,7 +59,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, demo_file: Path) -> Iterator[
 
 @pytest.fixture(scope="module")
 def bare_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """The page where there is nothing but the code."""
+    """The page in an empty folder."""
     with served(tmp_path_factory.mktemp("bare"), "--checkpoint", "missing.pth") as running:
         yield running
 
@@ -78,7 +80,7 @@ def phone_visit(browser: Browser, page: Page) -> Iterator[BrowserPage]:
 
 
 def _visit(browser: Browser, page: Page, size: dict[str, int] = DESK) -> Iterator[BrowserPage]:
-    """A visitor's tab, in whose console nothing may go wrong."""
+    """Open a visitor's tab; afterwards, check that its console shows no error."""
     context = browser.new_context(viewport={"width": size["width"], "height": size["height"]})
     tab = context.new_page()
     errors: list[str] = []
@@ -92,7 +94,7 @@ def _visit(browser: Browser, page: Page, size: dict[str, int] = DESK) -> Iterato
 
 
 def _tab_to(tab: BrowserPage, name: str) -> None:
-    """Press the tabulator until the button of that name has the focus; a sighted order is no order for the keyboard."""
+    """Press Tab until the button of that name has the focus; this fails where the keyboard does not reach it."""
     for _ in range(40):
         tab.keyboard.press("Tab")
         if tab.evaluate("document.activeElement.innerText") == name:
@@ -146,15 +148,15 @@ def test_without_a_checkpoint_the_other_tabs_say_what_to_do(bare_visit: BrowserP
     expect(bare_visit.get_by_text("train with: make train")).to_be_visible()
 
 
-def test_an_episode_is_told_something_else_pushed_and_stopped(visit: BrowserPage) -> None:
-    """By wordings of nobody's training, one of which would be a script in a careless page."""
+def test_an_episode_gets_another_instruction_a_push_and_a_stop(visit: BrowserPage) -> None:
+    """The instructions are in no training set, and one of them would run as a script in a careless page."""
     visit.get_by_label("Instruction").first.fill("Stay where you are")
     visit.get_by_label("Seed").first.fill("7")
     verdict = _run(visit)
     expect(visit.locator(".live-said")).to_have_text("“Stay where you are”", timeout=EPISODE_MS)
     visit.get_by_role("button", name="Push the cube").click()
-    visit.get_by_label("While it runs: tell it something else").fill(SCRIPT)
-    visit.get_by_role("button", name="Tell").click()
+    visit.get_by_label("While it runs: another instruction").fill(SCRIPT)
+    visit.get_by_role("button", name="Send").click()
     expect(visit.locator(".live-said")).to_have_text(f"“{SCRIPT}”", timeout=20_000)
     visit.get_by_role("button", name="Stop", exact=True).click()
     expect(verdict).to_contain_text("Stopped by hand after", timeout=20_000)
@@ -165,7 +167,7 @@ def test_a_cube_placed_by_a_click_is_there(visit: BrowserPage) -> None:
     visit.get_by_role("button", name="Where the cube lies, what is changed, how long").click()
     picture = visit.locator(".table-view img")
     expect(picture).to_have_js_property("naturalWidth", 320, timeout=20_000)
-    visit.wait_for_timeout(500)  # until it has its place
+    visit.wait_for_timeout(500)  # until its layout is final
     box = picture.bounding_box()
     assert box is not None
     picture.click(position={"x": box["width"] * 90 / 320, "y": box["height"] * 200 / 320})
@@ -175,7 +177,7 @@ def test_a_cube_placed_by_a_click_is_there(visit: BrowserPage) -> None:
     visit.get_by_role("button", name="In numbers").first.click()
     facts = visit.locator(".json-holder").first.inner_text()
     placed = [float(re.search(rf'cube_{axis}_m"\s*:\s*(-?[\d.]+)', facts)[1]) for axis in "xy"]  # type: ignore[index]
-    assert placed == pytest.approx(clicked(90, 200), abs=0.01)
+    assert placed == pytest.approx(position_of_click(90, 200), abs=0.01)
 
 
 def test_a_slider_places_the_cube_from_the_keyboard_too(visit: BrowserPage) -> None:
@@ -192,24 +194,24 @@ def test_a_slider_places_the_cube_from_the_keyboard_too(visit: BrowserPage) -> N
     expect(by_hand).to_be_checked(timeout=10_000)
 
 
-def test_a_single_picture_is_answered(visit: BrowserPage) -> None:
+def test_a_single_image_is_answered(visit: BrowserPage) -> None:
     show_tab(visit, "Single image")
     visit.get_by_text("just above the cube").click()
     expect(visit.locator(".image-frame img:visible")).to_have_count(1, timeout=20_000)
     visit.get_by_role("button", name="Predict").click()
-    expect(visit.get_by_text("A picture much like those of the training")).to_be_visible(timeout=60_000)
+    expect(visit.get_by_text("This image resembles those of the training")).to_be_visible(timeout=60_000)
     expect(visit.get_by_text("Small changes are not noticed")).to_be_visible()
     expect(visit.locator(".image-frame img:visible")).to_have_count(3)
-    expect(visit.get_by_role("img", name="The picture with the planned path")).to_be_visible()
+    expect(visit.get_by_role("img", name="The image with the planned path")).to_be_visible()
     expect(visit.get_by_role("gridcell").first).to_be_visible()
 
 
-def test_an_upload_and_a_pasted_picture_are_answered(visit: BrowserPage) -> None:
+def test_an_upload_and_a_pasted_image_are_answered(visit: BrowserPage) -> None:
     show_tab(visit, "Single image")
     visit.locator("input[type=file]").first.set_input_files(ROOT / "docs/examples/above.png")
     expect(visit.locator(".image-frame img:visible")).to_have_count(1, timeout=20_000)
     visit.get_by_role("button", name="Predict").click()
-    expect(visit.get_by_role("img", name="The picture with the planned path")).to_be_visible(timeout=60_000)
+    expect(visit.get_by_role("img", name="The image with the planned path")).to_be_visible(timeout=60_000)
     visit.get_by_role("button", name="Remove Image").first.click()
     visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
     picture = base64.b64encode((ROOT / "docs/examples/grasp.png").read_bytes()).decode()
@@ -220,7 +222,7 @@ def test_an_upload_and_a_pasted_picture_are_answered(visit: BrowserPage) -> None
     )
 
 
-def test_a_wrong_upload_is_told(visit: BrowserPage, tmp_path: Path) -> None:
+def test_a_wrong_upload_is_explained(visit: BrowserPage, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     wrong.write_text("this is no picture")
     show_tab(visit, "Single image")
@@ -256,7 +258,7 @@ def test_past_evaluations_and_demonstrations_are_shown(visit: BrowserPage) -> No
 
 
 def test_it_fits_a_phone_and_works_from_the_keyboard(phone_visit: BrowserPage) -> None:
-    for name in TABS[::-1]:  # the first one comes last, to go on with
+    for name in TABS[::-1]:  # ends with the first tab, which the test goes on with
         show_tab(phone_visit, name)
         phone_visit.wait_for_timeout(300)
         overflow = phone_visit.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -1,4 +1,4 @@
-"""Requests that no browser would send: nothing of the server leaks, nothing crashes, and the page answers on."""
+"""Requests that no browser would send: nothing leaks from the server, nothing crashes, and the page still answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import struct
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.page import Page, asked, served
+from tests.page import Page, episode_inputs, served
+from vla.web.waiting_lines import PREDICTIONS
 
-SECRET = "this line is nobody's business"
+pytestmark = pytest.mark.slow
+
+SECRET = "this line must never leave the server"
 GOOD = "Pick up the cube"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """The page of the shipped policy, with a secret beside it."""
+    """The page of the shipped policy, in a folder with a secret."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "secret.txt").write_text(SECRET)
     Image.new("RGB", (8, 8)).save(folder / "secret.png")
@@ -47,7 +51,7 @@ def _upload(page: Page, name: str, content: bytes) -> str:
 
 
 def _form(parts: list[tuple[str, bytes]]) -> tuple[bytes, str]:
-    """The body of a form, and its type; the first of each pair is what comes after `form-data; `."""
+    """Return the body of a form and its content type; each part is (header after `form-data; `, content)."""
     lines = [
         line
         for head, content in parts
@@ -66,7 +70,7 @@ def _predict(page: Page, content: bytes, name: str = "picture.png") -> str:
 
 
 def _png(width: int, height: int) -> bytes:
-    """A PNG whose head promises this size, and whose body holds a few bytes."""
+    """Return a PNG whose header states this size, and whose body holds a few bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -121,23 +125,23 @@ BODIES: list[tuple[str, bytes]] = [
 ]
 
 CALLS: list[tuple[str, list[Any], str]] = [
-    ("simulate", asked("x" * 1_000_000, "expert"), "413"),
-    ("simulate", asked("x" * 10_000, "expert"), "10000 characters"),
-    ("simulate", asked("\0" * 10, "expert"), "no plain text"),
-    ("simulate", asked(GOOD, "../../secret.txt"), "not in the list"),
-    ("simulate", asked(GOOD, "../secret.pth"), "not in the list"),
-    ("simulate", asked(GOOD, "expert", max_steps=10**9), "400"),
-    ("simulate", asked(GOOD, "expert", max_steps=-1), "less than minimum value"),
-    ("simulate", asked(GOOD, "expert", seed=-1), "from 0 to"),
-    ("simulate", asked(GOOD, "expert", seed=1e300), "from 0 to"),
-    ("simulate", asked(GOOD, "expert", placement=(True, 1e9, 0, 0)), "greater than maximum value"),
-    ("simulate", asked(GOOD, "expert", perturbation="__class__"), "not in the list"),
-    ("simulate", asked(GOOD, None), "drives"),
-    ("simulate", asked(GOOD, ["expert"]), "drives"),
+    ("simulate", episode_inputs("x" * 1_000_000, "expert"), "413"),
+    ("simulate", episode_inputs("x" * 10_000, "expert"), "10000 characters"),
+    ("simulate", episode_inputs("\0" * 10, "expert"), "not plain text"),
+    ("simulate", episode_inputs(GOOD, "../../secret.txt"), "not in the list"),
+    ("simulate", episode_inputs(GOOD, "../secret.pth"), "not in the list"),
+    ("simulate", episode_inputs(GOOD, "expert", max_steps=10**9), "400"),
+    ("simulate", episode_inputs(GOOD, "expert", max_steps=-1), "less than minimum value"),
+    ("simulate", episode_inputs(GOOD, "expert", seed=-1), "from 0 to"),
+    ("simulate", episode_inputs(GOOD, "expert", seed=1e300), "from 0 to"),
+    ("simulate", episode_inputs(GOOD, "expert", placement=(True, 1e9, 0, 0)), "greater than maximum value"),
+    ("simulate", episode_inputs(GOOD, "expert", perturbation="__class__"), "not in the list"),
+    ("simulate", episode_inputs(GOOD, None), "drives"),
+    ("simulate", episode_inputs(GOOD, ["expert"]), "drives"),
     ("simulate", [None, None, None, None, None, None, None, None, None], "Could not preprocess"),
     ("simulate", [{}, [], "x", "y", "z", {}, [], "", 7], "Could not preprocess"),
     ("compare", [GOOD, "expert", GOOD, "nobody", 1, 20], "not in the list"),
-    ("first_image", ["x"], '"error": null'),
+    ("first_image", ["x"], "Could not preprocess"),
     ("evaluation", ["../../secret.txt"], "not in the list"),
     ("evaluation", ["/etc/passwd"], "not in the list"),
     ("evaluated_episode", ["secret.txt", 1, "x"], "not in the list"),
@@ -145,12 +149,12 @@ CALLS: list[tuple[str, list[Any], str]] = [
     ("predict_actions", [{"path": "/etc/passwd"}, GOOD, "lift.pth"], "only an uploaded image is read"),
     ("predict_actions", [{"path": "secret.png"}, GOOD, "lift.pth"], "only an uploaded image is read"),
     ("predict_actions", [{"url": "http://127.0.0.1:1/x.png"}, GOOD, "lift.pth"], "no image yet"),
-    ("predict_actions", [{"path": ["a"]}, GOOD, "lift.pth"], '"error": null'),
-    ("predict_actions", ["data:image/png;base64,AAAA", GOOD, "lift.pth"], '"error": null'),
+    ("predict_actions", [{"path": ["a"]}, GOOD, "lift.pth"], "validation error"),
+    ("predict_actions", ["data:image/png;base64,AAAA", GOOD, "lift.pth"], "validation error"),
     ("predict_actions", [{"path": "x"}, {"a": 1}, ["lift.pth"]], "only an uploaded image is read"),
     ("evaluation", [["a"]], "not in the list"),
-    ("tell", ["x" * 1_000_000], "413"),
-    ("tell", ["x" * 10_000], "characters"),
+    ("set_instruction", ["x" * 1_000_000], "413"),
+    ("set_instruction", ["x" * 10_000], "characters"),
 ]
 
 UPLOADS: list[tuple[str, bytes, str]] = [
@@ -170,7 +174,7 @@ def test_no_path_leads_to_a_file_of_the_server(page: Page, path: str) -> None:
 
 
 def _ids(cases: list[Any]) -> list[str]:
-    """Short names: a case itself can be as long as a book."""
+    """Return short names; a case itself can be very long."""
     return [f"{index}-{str(case[0])[:60]}" for index, case in enumerate(cases)]
 
 
@@ -209,16 +213,16 @@ def test_an_upload_is_limited_whatever_it_is_made_of(
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/call/upload", "/gradio_api/queue/join/upload", "/gradio_api/upload/"])
-def test_nothing_else_may_bring_what_an_upload_may(page: Page, path: str) -> None:
+def test_no_other_request_may_be_as_long_as_an_upload(page: Page, path: str) -> None:
     assert re.match("413 |closed ", answer := page.post(path, b'{"data": ["' + b"x" * 1_000_000 + b'"]}')), answer[:300]
 
 
-def test_what_nobody_asked_for_again_does_not_stay(page: Page) -> None:
-    """Files under other names, which Gradio forgets; `served` sees to it that the page's end deletes them."""
-    before = len(page.temporary())
+def test_forgotten_uploads_are_deleted_at_the_end(page: Page) -> None:
+    """Gradio forgets files that come under another name; `served` checks that they are gone when the page has ended."""
+    before = len(page.temporary_files())
     body, kind = _form([('name="other"; filename="a.png"', b"x" * 1000)])
     page.post("/gradio_api/upload", body, kind)
-    assert len(page.temporary()) == before + 1
+    assert len(page.temporary_files()) == before + 1
 
 
 @pytest.mark.parametrize(("name", "content", "words"), UPLOADS, ids=_ids(UPLOADS))
@@ -239,8 +243,29 @@ def test_an_upload_goes_where_the_page_puts_it(page: Page, name: str) -> None:
     assert not Path("/etc/secret.txt").exists()
 
 
+def test_one_address_does_not_fill_the_line_of_predictions(page: Page) -> None:
+    """Sixty requests at once, of which twelve may wait; other visitors' requests are answered meanwhile."""
+    uploaded = json.loads(_upload(page, "picture.png", (ROOT / "docs/examples/above.png").read_bytes()))[0]
+    data = [{"path": uploaded, "meta": {"_type": "gradio.FileData"}}, GOOD, "lift.pth"]
+    body = json.dumps({"data": data, "session_hash": "greedy"}).encode()
+    request = urllib.request.Request(
+        f"{page.url}/gradio_api/call/predict_actions", body, {"Content-Type": "application/json"}
+    )
+    with ThreadPoolExecutor(max_workers=30) as threads:
+        answers = list(threads.map(page.send, [request] * 60))
+    accepted = [json.loads(answer)["event_id"] for answer in answers if answer.startswith('{"event_id"')]
+    refused = [answer for answer in answers if re.match("400 .*12 predictions from your network address", answer)]
+    assert len(accepted) + len(refused) == 60, answers
+    assert PREDICTIONS.max_of_one_address <= len(accepted) <= 2 * PREDICTIONS.max_of_one_address  # some were answered
+    assert "event: complete" in page.call("first_image", 2_000_000)
+    for event in accepted:
+        page.post(
+            "/gradio_api/cancel", json.dumps({"session_hash": "greedy", "fn_index": 0, "event_id": event}).encode()
+        )
+
+
 def test_afterwards_it_still_works(page: Page) -> None:
-    answer = page.call("simulate", *asked(GOOD, "expert", max_steps=20))
+    answer = page.call("simulate", *episode_inputs(GOOD, "expert", max_steps=20))
     assert "event: complete" in answer
     assert "event: complete" in _predict(page, (ROOT / "docs/examples/above.png").read_bytes())
 

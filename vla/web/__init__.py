@@ -1,1 +1,1 @@
-"""What stands behind the page (`web_interface.py`)."""
+"""The page of `web_interface.py`: its tabs, the handlers of their events, and the processes behind them."""

@@ -10,46 +10,70 @@ import gradio as gr
 from vla.errors import UserError
 from vla.policies.instructions import INSTRUCTIONS
 from vla.sim.config import TEST_SEEDS, Placement
-from vla.web import table
 
 MAX_INSTRUCTION_CHARS = 200
 MAX_STEPS = 400
+"""Control steps of an episode at most."""
+PLACEMENT_RANGE_M = 0.12
+"""How far from the table's middle a visitor can put the cube, along x and along y."""
+MAX_YAW_DEG = 45
+"""How far a visitor can turn the cube; it looks the same after a quarter turn."""
 
 
 def checked_instruction(text: str | None) -> str:
-    """The instruction without blanks around it, or the reason why it cannot be one."""
+    """Return the instruction without blanks around it.
+
+    Raises:
+        gr.Error: it is empty, too long or not printable.
+    """
     text = text.strip() if isinstance(text, str) else ""
     if not text or not text.isprintable():
-        raise page_error(f"the instruction is empty, or no plain text; say what to do, such as “{INSTRUCTIONS[0]}”")
+        raise page_error(f"the instruction is empty or not plain text; say what to do, such as “{INSTRUCTIONS[0]}”")
     if len(text) > MAX_INSTRUCTION_CHARS:
-        raise page_error(f"the instruction has {len(text)} characters, at most {MAX_INSTRUCTION_CHARS} fit; shorten it")
+        raise page_error(
+            f"the instruction has {len(text)} characters, at most {MAX_INSTRUCTION_CHARS} are allowed; shorten it"
+        )
     return text
 
 
 def checked_seed(seed: float | None) -> int:
-    """The seed, or the reason why it cannot be one."""
+    """Return the seed as an integer.
+
+    Raises:
+        gr.Error: it is no whole number, or out of range.
+    """
     if seed is None or not 0 <= seed < TEST_SEEDS.stop or seed != int(seed):
         raise page_error(f"the seed must be a whole number from 0 to {TEST_SEEDS.stop - 1}, got {seed}")
     return int(seed)
 
 
 def checked_placement(x_cm: float | None, y_cm: float | None, yaw_deg: float | None) -> Placement:
-    """Where the cube is to lie, or the reason why it cannot lie there."""
-    limit = 100 * table.RANGE_M
-    given = None not in (x_cm, y_cm, yaw_deg)
-    if not given or not (abs(x_cm) <= limit and abs(y_cm) <= limit and abs(yaw_deg) <= 45):  # type: ignore[arg-type]
-        raise page_error(f"the cube can lie within {limit:.0f} cm of the middle, turned by up to 45 degrees")
-    return Placement(x_cm / 100, y_cm / 100, yaw_deg)  # type: ignore[operator, arg-type]
+    """Return where the cube is to lie.
+
+    Raises:
+        gr.Error: a number is missing or out of range.
+    """
+    limit_cm = 100 * PLACEMENT_RANGE_M
+    if (
+        x_cm is None
+        or y_cm is None
+        or yaw_deg is None
+        or not (abs(x_cm) <= limit_cm and abs(y_cm) <= limit_cm and abs(yaw_deg) <= MAX_YAW_DEG)
+    ):
+        raise page_error(
+            f"the cube can lie within {limit_cm:.0f} cm of the middle, turned by up to {MAX_YAW_DEG} degrees"
+        )
+    return Placement(x_cm / 100, y_cm / 100, yaw_deg)
 
 
 def page_error(message: str) -> gr.Error:
-    """What the visitor reads, and the log does not."""
+    """Return an error that the visitor reads and the log does not."""
     return gr.Error(message, print_exception=False)
 
 
 @contextlib.contextmanager
-def told_to_visitor() -> Iterator[None]:
-    """A mistake that someone can mend is the visitor's to read."""
+def user_errors_shown() -> Iterator[None]:
+    """Show a `UserError` to the visitor."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The simulator's process of the page: what it answers, see `vla.web.simulator_process`."""
+"""What runs in the page's simulator process: it answers the requests of `vla.web.messages`."""
 
 from __future__ import annotations
 
@@ -13,75 +13,102 @@ import numpy as np
 import torch
 
 from vla.errors import UserError
-from vla.evaluation.episode import EvalTask, task_actor
+from vla.evaluation.task import task_actor
 from vla.judging.verdict import Judge
-from vla.sim.config import EnvConfig, Placement
+from vla.policies.actor import PolicyActor
+from vla.sim.config import EnvConfig
 from vla.sim.env import Simulator
 from vla.sim.rollout import Actor, Step, rollout
 from vla.sim.workers import die_with_parent
-from vla.web.simulator_process import Interference, Moment, View
+from vla.web.messages import (
+    Answer,
+    CameraView,
+    EpisodeRequest,
+    Intervention,
+    Request,
+    StepRequest,
+    StepView,
+    ViewRequest,
+)
 
 PUSH_MPS = 0.6
+"""Speed that a push adds to the cube."""
 
 
 def serve(connection: Connection, config: EnvConfig) -> None:
-    """Answer one question after the other, until the page is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the page's to answer
+    """Answer requests until the page closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the page too, which ends this process
     threading.Thread(target=die_with_parent, daemon=True).start()
     try:
-        stage = _Stage(Simulator(config))
+        server = SimulatorServer(Simulator(config))
     except UserError as error:
         connection.send(error)
         return
     connection.send("ready")
     with contextlib.suppress(EOFError):
         while True:
-            kind, *arguments = connection.recv()
+            request = connection.recv()
+            answer: Answer | UserError
             try:
-                answer = getattr(stage, kind)(*arguments)
+                answer = server.answer(request)
             except UserError as error:
                 answer = error
             connection.send(answer)
 
 
-class _Stage:
-    """What the process answers, by the names of its questions."""
+class SimulatorServer:
+    """A simulator and its running episode."""
 
     def __init__(self, sim: Simulator) -> None:
         self._sim = sim
         self._judge = Judge()
         self._actor: Actor | None = None
-        self._episode: Iterator[Step] = iter(())
+        self._steps: Iterator[Step] = iter(())
+        self._push_rng = np.random.default_rng()
 
-    def view(self, seed: int, placement: Placement | None) -> View:
-        self._episode = iter(())
-        self._sim.perturbation, self._sim.placement = None, placement
-        observation = self._sim.reset(seed)
-        return View(
-            observation.image,
-            observation.evidence.gripper_pos,
-            self._sim.camera_matrix(),
-            observation.evidence.cube_pos,
-            self._sim.target_yaw_deg(),
+    def answer(self, request: Request) -> Answer:
+        """Do what one request asks for.
+
+        Raises:
+            UserError: a checkpoint that cannot be used.
+        """
+        if isinstance(request, ViewRequest):
+            return self._start_view(request)
+        if isinstance(request, EpisodeRequest):
+            return self._start_episode(request)
+        assert isinstance(request, StepRequest)
+        return self._step(request.intervention)
+
+    def _start_view(self, request: ViewRequest) -> CameraView:
+        self._steps = iter(())
+        self._sim.perturbation, self._sim.placement = None, request.placement
+        obs = self._sim.reset(request.seed)
+        return CameraView(
+            image=obs.image,
+            eef_pos=obs.eef_pos,
+            camera_matrix=self._sim.camera_matrix(),
+            cube_pos=obs.evidence.cube_pos,
+            cube_yaw_deg=self._sim.target_yaw_deg(),
         )
 
-    def begin(self, task: EvalTask, placement: Placement | None) -> float:
-        self._sim.perturbation, self._sim.placement = task.perturbation, placement
+    def _start_episode(self, request: EpisodeRequest) -> float:
+        task = request.task
+        self._sim.perturbation, self._sim.placement = task.perturbation, request.placement
         self._judge, self._actor = Judge(), task_actor(task)
-        self._episode = rollout(self._sim, self._actor, task.instruction, task.seed, task.max_steps, self._judge)
-        self._rng = np.random.default_rng([task.seed, 7])
+        self._steps = rollout(self._sim, self._actor, task.instruction, task.seed, task.max_steps, self._judge)
+        self._push_rng = np.random.default_rng([task.seed, 7])
         self._sim.reset(task.seed)
         return self._sim.target_yaw_deg()
 
-    def step(self, interference: Interference) -> Moment | Judge:
-        if interference.push:
-            angle = self._rng.uniform(0, 2 * np.pi)
+    def _step(self, intervention: Intervention) -> StepView | Judge:
+        if intervention.push:
+            angle = self._push_rng.uniform(0, 2 * np.pi)
             self._sim.push_cube(PUSH_MPS * np.array([np.cos(angle), np.sin(angle)]))
-        hear = getattr(self._actor, "hear", None)
-        if interference.embedding is not None and hear is not None:
-            hear(torch.from_numpy(interference.embedding))
-        step = next(self._episode, None)
+        policy = self._actor if isinstance(self._actor, PolicyActor) else None
+        if policy is not None and intervention.embedding is not None:
+            policy.set_instruction(torch.from_numpy(intervention.embedding))
+        step = next(self._steps, None)
         if step is None:
             return self._judge
-        chunk = getattr(self._actor, "chunk", step.decision.action[None])
-        return Moment(step, copy.deepcopy(self._judge), chunk, self._sim.camera_matrix())
+        action_chunk = step.decision.action[None] if policy is None else policy.action_chunk
+        return StepView(step, copy.deepcopy(self._judge), action_chunk, self._sim.camera_matrix())

@@ -1,4 +1,4 @@
-"""Temporary files of the page: in a folder of their own, of limited age and size, and gone when the page ends."""
+"""The page's temporary files: they lie in a folder of their own, are limited in age and size, and go when it ends."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAX_AGE_S = 3600.0
+"""Age at which a file is deleted."""
 MAX_MB = 300
-"""Of all of them; beyond it the oldest go first."""
+"""Size of all files together; beyond it the oldest are deleted."""
 SWEEP_S = 30.0
+"""Time between two sweeps."""
 
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for all that this process writes from now on and that Gradio keeps, deleted with all of it at the end.
+    """Make a folder for all temporary files of this process and of Gradio; it is deleted at the end.
 
-    What Gradio itself deletes are the files that it knows to be answers: not what came with a broken upload.
+    Gradio itself deletes only files that it knows as answers, not those of a broken upload.
     """
     with tempfile.TemporaryDirectory(prefix="lift_vla_", ignore_cleanup_errors=True) as name:
-        served, made = (
-            Path(name, "served"),
-            Path(name, "made"),
-        )  # apart: Gradio copies only what is not yet among its own
+        # Two folders, because Gradio copies a file only if it does not yet lie in its own folder.
+        served, made = Path(name, "served"), Path(name, "made")
         served.mkdir()
         made.mkdir()
         os.environ["GRADIO_TEMP_DIR"], tempfile.tempdir = str(served), str(made)
@@ -37,12 +37,12 @@ def private_folder() -> Iterator[Path]:
 
 
 class Sweeper:
-    """Deletes what has grown old in a folder, and the oldest where it has grown too large, until it is closed."""
+    """A thread that deletes old files of a folder, and the oldest if all together are too large, until it is closed."""
 
     def __init__(self, folder: Path) -> None:
-        """What is in the folder now (the page's own examples) stays."""
+        """Files that lie in the folder now, such as the page's examples, are never deleted."""
         self._folder = folder
-        self._own = set(_files(folder))
+        self._kept = set(_files(folder))
         self._closed = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -51,17 +51,18 @@ class Sweeper:
         self._closed.set()
 
     def sweep(self, max_age_s: float = MAX_AGE_S, max_bytes: int = MAX_MB * 1_000_000) -> None:
-        """Delete what is too much now."""
+        """Delete what is too old or too much now."""
         found = []
-        for path in set(_files(self._folder)) - self._own:
-            with contextlib.suppress(FileNotFoundError):  # its writer was faster
-                stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
-        total, now = 0, time.time()
+        for path in set(_files(self._folder)) - self._kept:
+            with contextlib.suppress(OSError):  # the page has deleted it meanwhile
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        total_bytes, now = 0, time.time()
         for written, size, path in sorted(found, reverse=True):  # the newest first
-            total += size
-            if now - written > max_age_s or total > max_bytes:
-                path.unlink(missing_ok=True)
+            total_bytes += size
+            if now - written > max_age_s or total_bytes > max_bytes:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _run(self) -> None:
         while not self._closed.wait(SWEEP_S):
@@ -69,4 +70,7 @@ class Sweeper:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+    # Unlike Path.rglob, os.walk passes over folders that vanish while it looks at them.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield Path(parent, name)

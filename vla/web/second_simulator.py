@@ -1,4 +1,4 @@
-"""First pictures of episodes, from a simulator of their own: they wait for no visitor's episode."""
+"""A second simulator, for first images and for the other half of a comparison. It waits for no visitor's episode."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from vla.sim.config import EnvConfig
-from vla.web.simulator_process import SimulatorProcess, View
+from vla.web.messages import CameraView
+from vla.web.simulator_process import SimulatorProcess
 
 
-class Gallery:
-    """A second simulator, started in the background, and the first pictures that it has shown lately."""
+class SecondSimulator:
+    """A simulator that is started in the background, and the first images that it took lately."""
 
     KEPT = 64
+    """Largest number of first images that are kept."""
 
     def __init__(self, env: EnvConfig) -> None:
         self._env = env
         self._simulator: SimulatorProcess | None = None
         self._in_use, self._starting = threading.Lock(), threading.Lock()
-        self._views: OrderedDict[int, View] = OrderedDict()
+        self._views: OrderedDict[int, CameraView] = OrderedDict()
 
     def start(self) -> SimulatorProcess:
-        """The simulator, which begins to start with the first call."""
+        """Return the simulator; the first call begins to start it."""
         with self._starting:
             if self._simulator is None:
                 self._simulator = SimulatorProcess(self._env)
             return self._simulator
 
     def close(self) -> None:
-        """End the simulator, where there is one."""
+        """End the simulator, if it was started."""
         if self._simulator is not None:
             self._simulator.close()
 
-    def keep(self, seed: int, view: View) -> None:
-        """Remember the first picture of a seed."""
+    def keep(self, seed: int, view: CameraView) -> None:
+        """Keep the first image of a seed."""
         self._views[seed] = view
         while len(self._views) > self.KEPT:
             self._views.popitem(last=False)
 
-    def view(self, seed: int) -> View:
-        """The first picture of a seed; where it is not known, it waits for a comparison that is running.
+    def start_view(self, seed: int) -> CameraView:
+        """Return the first image of a seed. If it is not kept, this waits for a running comparison.
 
         Raises:
-            UserError: see `SimulatorProcess.view`.
+            UserError: see `SimulatorProcess.start_view`.
         """
         view = self._views.get(seed)
         if view is None:
             with self.borrowed() as simulator:
-                view = simulator.view(seed)
+                view = simulator.start_view(seed)
             self.keep(seed, view)
         return view
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[SimulatorProcess]:
-        """The simulator, for nobody else until it is given back."""
+        """Lend the simulator to one caller at a time."""
         with self._in_use:
             yield self.start()

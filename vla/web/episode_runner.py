@@ -1,0 +1,138 @@
+"""Runs what visitors ask for: one episode, or two of the same seed side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from vla.errors import UserError
+from vla.evaluation.task import EvalTask
+from vla.experts.controls import CONTROLS
+from vla.judging.verdict import Judge
+from vla.policies.actor import ControlConfig
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.config import EnvConfig, Placement
+from vla.sim.perturbations import parse_perturbations
+from vla.web.checkpoint_choices import EXPERT, CheckpointChoices
+from vla.web.checks import MAX_STEPS, checked_instruction, checked_seed
+from vla.web.live_episode import LiveEpisode
+from vla.web.mailbox import InstructionChange, Mailbox, Push
+from vla.web.messages import Intervention, StepView
+from vla.web.second_simulator import SecondSimulator
+from vla.web.simulator_process import SimulatorProcess
+
+NO_PERTURBATION = "nothing"
+"""The visitor's choice of no perturbation."""
+
+
+class EpisodeRunner:
+    """Checks requests for episodes and runs them in the page's simulators."""
+
+    def __init__(self, choices: CheckpointChoices, simulator: SimulatorProcess) -> None:
+        """`simulator` is restarted if the first checkpoint was trained in another one."""
+        first = choices.first()
+        self.env = EnvConfig() if first is None else first.env
+        self.first_driver = EXPERT if first is None else first.path.name
+        """The driver that the page offers first."""
+        self.choices = choices
+        self.second = SecondSimulator(self.env)
+        self.simulator = simulator
+        self.simulator.configure(self.env)
+
+    def rehearse(self, seed: int) -> None:
+        """Run the first step of an episode, so that the first visitor waits for nothing that happens only once.
+
+        Raises:
+            UserError: the simulator or the policy cannot be used.
+        """
+        self.second.keep(seed, self.simulator.start_view(seed))
+        episode = self.prepare(INSTRUCTIONS[0], self.first_driver, seed, max_steps=1)
+        for _ in self.run(episode, Mailbox(driver=None)):
+            episode.html()
+
+    def prepare(
+        self,
+        instruction: str,
+        driver: str,
+        seed: float | None,
+        max_steps: float,
+        placement: Placement | None = None,
+        perturbation: str = NO_PERTURBATION,
+    ) -> LiveEpisode:
+        """Check what a visitor asks for and return the episode to run.
+
+        Raises:
+            UserError: the driver cannot be used, or an input is out of range.
+        """
+        instruction = checked_instruction(instruction)
+        if not isinstance(driver, str) or driver not in self.choices.drivers():
+            raise UserError(f"choose who drives the arm: {', '.join(self.choices.drivers())}")
+        if not 1 <= max_steps <= MAX_STEPS:
+            raise UserError(f"an episode has 1 to {MAX_STEPS} steps, got {max_steps}")
+        policy = None if driver in CONTROLS else self.choices[driver]
+        if policy is not None and policy.env != self.env:
+            raise UserError(f"{driver} was trained in another simulator than this page shows; start the page with it")
+        task = EvalTask(
+            policy=driver if policy is None else "checkpoint",
+            checkpoint=self.choices.main if policy is None else policy.path,
+            embedding=np.zeros(0) if policy is None else policy.embedding(instruction),
+            seed=checked_seed(seed),
+            instruction=instruction,
+            max_steps=int(max_steps),
+            control=ControlConfig(),
+            video=None,
+            perturbation=None if perturbation == NO_PERTURBATION else parse_perturbations(str(perturbation))[0],
+        )
+        return LiveEpisode(instruction, driver, task, placement)
+
+    def preparation_notice(self, instruction: str, driver: str) -> str:
+        """Return what the visitor reads until the first frame arrives."""
+        if not self.simulator.ready:
+            return "The simulator is starting ..."
+        if driver in self.choices.names() and instruction not in self.choices[driver].embeddings:
+            return "Encoding an instruction that the policy was not trained on ..."
+        return "The episode starts ..."
+
+    def run(self, episode: LiveEpisode, mailbox: Mailbox) -> Iterator[StepView]:
+        """Run an episode in the first simulator until it ends or is stopped; yields each step."""
+        return _steps(self.simulator, episode, mailbox)
+
+    def run_side_by_side(self, episodes: tuple[LiveEpisode, LiveEpisode], mailbox: Mailbox) -> Iterator[None]:
+        """Run two episodes at the same time until both have ended or are stopped; yields after each pair of steps."""
+        with self.second.borrowed() as second, ThreadPoolExecutor(max_workers=2) as threads:
+            runs = (_steps(self.simulator, episodes[0], mailbox), _steps(second, episodes[1], mailbox))
+            running = [True, True]
+            while any(running) and not mailbox.stopped:
+                steps = [threads.submit(next, run, None) for run in runs]
+                running = [step.result() is not None for step in steps]
+                yield
+
+
+def _steps(simulator: SimulatorProcess, episode: LiveEpisode, mailbox: Mailbox) -> Iterator[StepView]:
+    """Run an episode in `simulator`, with what its visitor does to it; yields each step."""
+    start = simulator.start_episode(episode.task, episode.placement)
+    episode.cube_yaw_deg = start.cube_yaw_deg
+    while not mailbox.stopped:
+        # The first step sets the task's own instruction, so messages wait for the second one.
+        intervention = _intervention(episode, mailbox) if episode.steps else Intervention()
+        answer = simulator.step(start.number, intervention)
+        if isinstance(answer, Judge):
+            episode.judge = answer
+            return
+        episode.add(answer)
+        yield answer
+
+
+def _intervention(episode: LiveEpisode, mailbox: Mailbox) -> Intervention:
+    """Take the messages for the next step; changes of the instruction are noted in the episode."""
+    embedding = None
+    push = False
+    for message in mailbox.take():
+        if isinstance(message, InstructionChange):
+            episode.set_instruction(message.instruction)
+            embedding = message.embedding
+        elif isinstance(message, Push):
+            push = True
+    return Intervention(embedding, push)

@@ -1,0 +1,84 @@
+"""The events that show still images: the table from above, first images, and the tab "Single image"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from vla.errors import UserError
+from vla.sim.config import Placement
+from vla.web import image_answers, table_view
+from vla.web.checkpoint_choices import CheckpointChoices
+from vla.web.checks import checked_instruction, checked_placement, checked_seed, page_error, user_errors_shown
+from vla.web.known_views import KnownViews
+from vla.web.second_simulator import SecondSimulator
+from vla.web.uploads import read_square
+
+
+class ImageHandlers:
+    """Answers with images, without an episode."""
+
+    def __init__(self, choices: CheckpointChoices, simulator: SecondSimulator) -> None:
+        self._choices = choices
+        self._simulator = simulator
+        self._views = KnownViews()
+        self.examples = self._views.examples
+        """File and description of each example image."""
+
+    def table(self, by_hand: bool, x_cm: float, y_cm: float, yaw_deg: float, seed: int | None) -> Image.Image:
+        """Draw the table from above, with the cube where the visitor or else the seed puts it."""
+        if by_hand:
+            return table_view.draw_table(checked_placement(x_cm, y_cm, yaw_deg))
+        try:
+            view = self._simulator.start_view(checked_seed(seed))
+        except (UserError, gr.Error):  # the visitor reads the error when the episode is asked for
+            return table_view.draw_table(None)
+        return table_view.draw_table(Placement(float(view.cube_pos[0]), float(view.cube_pos[1]), view.cube_yaw_deg))
+
+    def table_clicked(self, event: gr.SelectData) -> tuple[bool, float, float]:
+        """Return that the cube is placed by hand, and the x and y of the click in centimetres."""
+        x_m, y_m = table_view.position_of_click(*event.index)
+        return True, round(100 * x_m, 1), round(100 * y_m, 1)
+
+    def first_image(self, seed: int | None) -> np.ndarray:
+        """Return the simulator's image at the start of an episode, (224, 224, 3) uint8."""
+        with user_errors_shown():
+            view = self._simulator.start_view(checked_seed(seed))
+        self._views.keep(view)
+        return view.image
+
+    def predict_actions(
+        self, upload: dict[str, Any] | None, instruction: str, name: str
+    ) -> tuple[list[list[float]], Image.Image, Image.Image, str]:
+        """Predict the next K actions of the policy `name`; returns (rows, planned path, heat map, note)."""
+        with user_errors_shown():
+            image = read_square(_uploaded_file(upload))
+            instruction = checked_instruction(instruction)
+            policy = self._choices[str(name)]
+            action_chunk = policy.action_chunk(image, instruction)
+            heat = image_answers.where_it_looks(policy, image, instruction)
+            strangeness = self._views.strangeness(policy, image)
+        viewpoint = self._views.find(image)
+        note = image_answers.note(self._views.familiar_share(image), strangeness, viewpoint is not None)
+        plan = image_answers.draw_plan(image, action_chunk, viewpoint or self._views.home)
+        return image_answers.action_rows(action_chunk), plan, image_answers.draw_heat(image, heat), note
+
+
+def _uploaded_file(upload: dict[str, Any] | None) -> Path:
+    """Return the path of an upload.
+
+    Raises:
+        gr.Error: there is none, or it is not among the uploads.
+    """
+    if not isinstance(upload, dict) or not isinstance(upload.get("path"), str):
+        raise page_error("there is no image yet; upload one, or use a frame from the simulator")
+    path = Path(upload["path"])
+    # Gradio does not check this where a hand-made request leaves out its "meta" field.
+    if not path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise page_error("only an uploaded image is read; upload one")
+    return path

@@ -1,0 +1,84 @@
+"""Components that several tabs use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from vla.policies.instructions import INSTRUCTIONS
+from vla.sim.config import TEST_SEEDS
+from vla.web.checks import MAX_INSTRUCTION_CHARS, MAX_STEPS
+from vla.web.handlers import Handlers
+from vla.web.live_view import STEPS_PER_S
+
+ANNOUNCED = "element.setAttribute('aria-live', 'polite')"
+"""Script of an element whose changes a screen reader announces. The element must exist before its first change."""
+
+
+def instruction_box(label: str = "Instruction", value: str = INSTRUCTIONS[0]) -> gr.Textbox:
+    """An instruction, with examples to click."""
+    box = gr.Textbox(value, label=label, max_length=MAX_INSTRUCTION_CHARS)
+    gr.Examples([[text] for text in INSTRUCTIONS], box, label="Examples: click one", api_visibility="private")
+    return box
+
+
+def driver_box(handlers: Handlers, label: str) -> gr.Dropdown:
+    """The choice of who drives the arm."""
+    return gr.Dropdown(
+        handlers.choices.drivers(),
+        value=handlers.runner.first_driver,
+        label=f"{label}: checkpoint, expert or control",
+    )
+
+
+def seed_box(first_seed: int) -> gr.Number:
+    """An episode's seed."""
+    return gr.Number(first_seed, label=f"Seed (0 to {TEST_SEEDS.stop - 1})", precision=0)
+
+
+def steps_slider() -> gr.Slider:
+    """An episode's largest number of steps."""
+    return gr.Slider(20, MAX_STEPS, 200, step=10, label=f"Steps at most ({STEPS_PER_S} per second)")
+
+
+def curves_image() -> gr.Image:
+    """The curves that a verdict was judged from."""
+    return gr.Image(
+        label="What the verdict was judged from",
+        show_label=False,
+        format="png",
+        interactive=False,
+        buttons=["fullscreen"],
+        placeholder="What the verdict is judged from",
+        alt_text="Height, finger opening, forces and relative velocity over time, with the verdict's thresholds",
+    )
+
+
+def rows_table(label: str, columns: tuple[str, ...]) -> gr.Dataframe:
+    """A list whose rows can be selected."""
+    return gr.Dataframe(
+        [],
+        label=label,
+        headers=list(columns),
+        column_count=len(columns),
+        interactive=False,
+        max_height=360,
+        wrap=True,
+    )
+
+
+def on_row(rows: gr.Dataframe, columns: tuple[int, ...], fields: list[gr.components.Component]) -> Any:
+    """Copy these columns of a selected row into `fields`; returns the event, for what is to follow."""
+
+    def copied(event: gr.SelectData) -> Any:
+        values = [event.row_value[column] for column in columns]
+        return values if len(values) > 1 else values[0]
+
+    return rows.select(copied, None, fields, api_visibility="private", queue=False)
+
+
+def at_each_visit(page: gr.Blocks, shown: gr.components.Component, ask: Callable[[], Any]) -> None:
+    """Fill a component whenever the page is loaded, so that it shows the latest files; this is no API endpoint."""
+    page.load(ask, None, shown, api_visibility="private", queue=False, show_progress="hidden")

@@ -1,0 +1,36 @@
+"""The tab "Model": the policy, its training, its latest evaluation and its demonstrations."""
+
+from __future__ import annotations
+
+import gradio as gr
+from PIL import Image
+
+from vla.web.handlers import Handlers
+from vla.web.model_facts import about_model, about_training, latest_evaluation, training_curves
+from vla.web.tabs.components import at_each_visit
+
+
+def model_tab(handlers: Handlers, page: gr.Blocks) -> None:
+    """Build the tab."""
+    choices, archive = handlers.choices, handlers.archive
+
+    def curves() -> Image.Image | None:
+        found = training_curves(choices)
+        return None if found is None else Image.open(found)
+
+    at_each_visit(page, gr.Markdown(), lambda: about_model(choices))
+    gr.Markdown("## Training")
+    at_each_visit(page, gr.Markdown(), lambda: about_training(choices))
+    picture = gr.Image(
+        label="Training curves",
+        alt_text="Loss, learning rate and scores over the training's epochs",
+        interactive=False,
+        format="png",
+        buttons=["fullscreen"],
+        placeholder="No training curves yet",
+    )
+    at_each_visit(page, picture, curves)
+    gr.Markdown("## Latest evaluation")
+    at_each_visit(page, gr.Markdown(), lambda: latest_evaluation(archive.results))
+    gr.Markdown("## Demonstrations")
+    at_each_visit(page, gr.Markdown(), lambda: archive.demos.listing().about)
