@@ -5,7 +5,7 @@ Reads a checkpoint, or drives a control policy. Writes `results.json`, Table 4 (
 fixed beforehand, and test seeds are never used for training or validation. Every episode that began counts.
 
 A run that was stopped loses no finished episode: the same command continues. Older results in the output directory stay
-until the new ones are whole.
+until the new ones are whole. Exit code 3 means that the machine failed (a full disk or GPU, say), not the policy.
 
     python 5_evaluate.py --checkpoint checkpoints/best_model.pth --num-episodes 10
     python 5_evaluate.py --policy random --num-episodes 50

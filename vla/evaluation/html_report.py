@@ -33,7 +33,7 @@ def write_report(
     Args:
         path: HTML file.
         title: the page's title.
-        facts: name and value of what is told about the run.
+        facts: names and values for the table of the run.
         episodes: at least one.
         videos: one for each episode; None: it has no video.
         push: what the push test found; None: it was not asked for.

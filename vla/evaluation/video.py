@@ -42,10 +42,21 @@ def annotate(image: np.ndarray, caption: Caption) -> np.ndarray:
     canvas = Image.new("RGB", (_PICTURE_PX + _PANEL_PX, _PICTURE_PX), (250, 250, 248))
     canvas.paste(Image.fromarray(image).resize((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BICUBIC), (0, 0))
     draw = ImageDraw.Draw(canvas)
+    for row, (text, colour) in enumerate(_panel_lines(caption)):
+        draw.text((_PICTURE_PX + 16, 6 + 20 * row), text, fill=colour, font=_FONT)
+    return np.asarray(canvas)
+
+
+def _panel_lines(caption: Caption) -> list[tuple[str, tuple[int, int, int]]]:
+    """The lines of the panel, with their colours."""
     evidence, judge = caption.evidence, caption.judge
     touching = [side for side, touch in (("left", evidence.left_touch), ("right", evidence.right_touch)) if touch]
     command = "close" if caption.gripper_command > 0 else "open"
-    lines = [
+    conditions = []
+    for name in CONDITIONS:
+        answer, colour = ("yes", _YES) if judge.now[name] else ("no ", _NO)
+        conditions.append((f"{answer}  {name.replace('_', ' ')}", colour))
+    return [
         (f"“{caption.instruction}”", _INK),
         (f"step {caption.step:3d}   phase {caption.phase or '-'}", _INK),
         (f"gripper command {caption.gripper_command:+.2f} ({command})", _INK),
@@ -53,19 +64,11 @@ def annotate(image: np.ndarray, caption: Caption) -> np.ndarray:
         (f"fingers touching: {' and '.join(touching) or 'none'}", _INK),
         ("", _INK),
         ("verdict", _DIM),
-        *(
-            (f"{'yes' if judge.now[name] else 'no '}  {name.replace('_', ' ')}", _YES if judge.now[name] else _NO)
-            for name in CONDITIONS
-        ),
+        *conditions,
         (f"held {judge.held_steps}/{judge.limits.hold_steps} steps", _INK),
         ("SUCCESS" if judge.success else "not yet", _YES if judge.success else _NO),
         (f"report's rule says: {'success' if judge.reported_success else 'no success'}", _DIM),
     ]
-    y = 6
-    for text, colour in lines:
-        draw.text((_PICTURE_PX + 16, y), text, fill=colour, font=_FONT)
-        y += 20
-    return np.asarray(canvas)
 
 
 def demo_frames(demo: Demo) -> Iterator[np.ndarray]:
