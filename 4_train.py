@@ -60,13 +60,15 @@ def main(options: TrainOptions) -> None:
         stored = find_run(last, options)
         if stored is not None:
             identity = identity.continuing(stored["training"], last, demonstrations, options.export is not None)
-            print(f"resuming after epoch {stored['training']['epoch']} of {recipe.epochs}")
-        if stored is None or stored["training"]["epoch"] < recipe.epochs:
+        if stored is not None and stored["training"]["epoch"] == recipe.epochs:
+            print(f"the run in {options.output_dir} is finished: {recipe.epochs} epochs")
+        else:
             with stop_on_machine_fault(AFTER_A_FAULT):
                 if stored is None:
                     state = RunState.begin(options, recipe, config, demonstrations.instructions)
                 else:
                     state = RunState.restore(stored, last)
+                    print(f"resuming after epoch {state.epoch} of {recipe.epochs}")
                 Trainer(options, recipe, demonstrations, identity, state).run()
         training = load_checkpoint(best)["training"]
         if options.export is not None:

@@ -1,4 +1,4 @@
-"""Windows against the raw episode, frame by frame; batches; what training and control see."""
+"""Windows compared with the raw episode, frame by frame; batches; the images of training and of control."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_windows_align_with_the_raw_episode(demo_file: Path, stride: int, per_se
     assert dataset.window_count() == len(ends)
 
 
-def test_a_frame_stands_once_in_a_segment(demo_file: Path) -> None:
+def test_a_frame_is_stored_once_in_a_segment(demo_file: Path) -> None:
     segment = loader.LiftDataset(demo_file, ["demo_0"], 1, 8)[2]
     assert len(segment.frames) == T + 8 - 1
     assert sorted(set(segment.windows.flatten().tolist())) == list(range(len(segment.frames)))

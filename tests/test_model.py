@@ -172,7 +172,7 @@ def _actor(model: Any, text: TextEncoder, control: ControlConfig | None = None) 
 
 
 def test_control_computes_what_training_computes(model: Any, text: TextEncoder, demo_file: Path) -> None:
-    """The buffer, the cache and the preprocessing of control against whole windows of the dataset."""
+    """Compares the feature buffer and the preprocessing of control with whole windows of the dataset."""
     dataset = loader.LiftDataset(demo_file, ["demo_0"], 1, 25)
     segment = dataset[0]
     model.eval()
@@ -257,10 +257,8 @@ def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulat
 
 
 @pytest.mark.parametrize("proprioception", [False, True])
-def test_a_policy_is_shown_no_pose_of_the_cube_and_no_seed(
-    text: TextEncoder, sim: Simulator, proprioception: bool
-) -> None:
-    """It acts alike when everything but the picture (and the arm's own state, where asked for) is nonsense."""
+def test_a_policy_sees_no_pose_of_the_cube_and_no_seed(text: TextEncoder, sim: Simulator, proprioception: bool) -> None:
+    """Its actions stay the same when everything but the picture (and the arm's own state, if it asks) is nonsense."""
     torch.manual_seed(0)
     vla = architecture.VLA(dataclasses.replace(SMALL, proprioception=proprioception))
     observations: list[Observation] = [sim.reset(0)]
@@ -334,7 +332,7 @@ def test_downloaded_and_cached_text_weights_are_the_same_function(
     save_file(built.state_dict(), path)
     create = open_clip.create_model
     monkeypatch.setattr(vla.policies.text_encoder, "is_reachable", lambda url: True)
-    # The hub's part of a download: the tag's file, wherever it comes from.
+    # The local file stands in for the one that the hub would send.
     monkeypatch.setattr(
         open_clip, "create_model", lambda name, pretrained, **rest: create(name, pretrained=str(path), **rest)
     )
@@ -349,14 +347,14 @@ def test_downloaded_and_cached_text_weights_are_the_same_function(
 
 
 def test_training_can_begin_from_the_shipped_policy() -> None:
-    """Its configuration was stored before every field of today's was there."""
+    """The configuration in its checkpoint lacks fields that were added later."""
     config = architecture.ModelConfig(image=RECIPES["cpu"].image, observation_horizon=1)
     assert load_parent(SHIPPED, config)["model_config"]["pooling"] == "keypoints"
     with pytest.raises(UserError, match=r"another network .*pooling"):
         load_parent(SHIPPED, dataclasses.replace(config, pooling="average"))
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pth"
     path.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -420,7 +418,7 @@ class _Bare(torch.nn.Module):
             self.register_parameter(name, parameter)
 
     def forward(self) -> int:
-        """Nothing: only the weights are read."""
+        """Do nothing: only the weights are read."""
         return 0
 
 

@@ -96,7 +96,7 @@ class RunIdentity:
         now = self
         if self.init_sha256 is None:
             now = dataclasses.replace(now, init_sha256=stored.get("init_sha256"))
-        is_finished = training["epoch"] == self.recipe["epochs"]
+        is_finished = training["epoch"] == stored["recipe"]["epochs"]
         if is_finished and exports and _only_grew(stored, demonstrations):
             now = dataclasses.replace(
                 now,
@@ -104,9 +104,7 @@ class RunIdentity:
                 data_sha256=stored["data_sha256"],
                 demos_sha256=stored["demos_sha256"],
             )
-        compared = now.to_dict()
-        del compared["demos_sha256"]  # follows from the file and the names
-        found = list(_differences(stored, compared))
+        found = _differences(stored, now.to_dict())
         if found:
             more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
             raise UserError(
@@ -126,17 +124,29 @@ def _only_grew(stored: Mapping[str, Any], demonstrations: Demonstrations) -> boo
         return content_hash(file, episodes) == stored.get("demos_sha256")
 
 
-def _differences(stored: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Describe each entry of `now` that `stored` lacks or holds with another value; nested ones by a dotted name."""
-    for key, value in now.items():
-        name = f"{prefix}{key}"
-        if key not in stored:
-            yield f"{name} was not recorded by an older version"
+def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, in words."""
+    before, after = dict(_settings(stored)), dict(_settings(now))
+    found = [
+        _describe(name, before[name], value)
+        for name, value in after.items()
+        if name in before and before[name] != value
+    ]
+    unrecorded = [name for name in after if name not in before]
+    if unrecorded:
+        found.append(f"an older version did not record {', '.join(unrecorded)}")
+    return found
+
+
+def _settings(identity: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The single settings of an identity; those of a recipe or a model by their own names, others nested by a dot."""
+    for name, value in identity.items():
+        if name in ("recipe", "model"):
+            yield from _settings(value)
         elif isinstance(value, Mapping):
-            nested_prefix = "" if name in ("recipe", "model") else f"{name}."
-            yield from _differences(stored[key], value, nested_prefix)
-        elif stored[key] != value:
-            yield _describe(name, stored[key], value)
+            yield from _settings(value, f"{prefix}{name}.")
+        elif name != "demos_sha256":  # follows from the file and the names
+            yield prefix + name, value
 
 
 def _describe(name: str, then: Any, now: Any) -> str:
