@@ -26,7 +26,7 @@ from vla.errors import UserError, run_script
 from vla.evaluation.evaluate import evaluate
 from vla.evaluation.paired import compare_policies
 from vla.evaluation.perturb import evaluate_perturbed
-from vla.evaluation.plan import EvaluationPlan, Subject, checkpoint_subject, control_subject
+from vla.evaluation.plan import EvaluationPlan, InferenceMode, Subject, checkpoint_subject, control_subject
 from vla.evaluation.rejudge import print_second_opinions
 from vla.files import default_checkpoint
 from vla.policies.actor import ControlConfig
@@ -72,7 +72,7 @@ class EvaluateOptions:
     """Seed of the first episode, the next ones follow; None: the split's first."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
-    inference: Literal["auto", "workers", "shared"] = "auto"
+    inference: InferenceMode = "auto"
     """Who computes: each worker on one CPU thread, or one copy of the policy that answers all workers in batches;
     auto: shared on a GPU."""
     output_dir: Path = Path("videos")
