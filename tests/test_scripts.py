@@ -25,6 +25,8 @@ from vla.files import sha256
 from vla.policies.instructions import INSTRUCTIONS
 from vla.sim.env import Simulator
 
+pytestmark = pytest.mark.slow  # every test runs scripts as commands
+
 QUICK_TRAINING = (
     "--recipe",
     "cpu",
@@ -89,12 +91,12 @@ def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tm
     assert "already complete" in again.stdout
     missing = ("--dagger", tmp_path / "none.pth", "--output", data)
     assert_user_error(run_script(ROOT / "1_collect_demos.py", *missing, cwd=tmp_path), "none.pth", "4_train.py")
-    # Numbered from where the file ends, these would be seeds that are kept for validation.
+    # The new demonstrations are numbered from the end of the file: their seeds would be those of the validation.
     beyond = run_script(ROOT / "1_collect_demos.py", *arguments, "--seed", "999980", cwd=tmp_path)
     assert_user_error(beyond, "--seed 999980", "give another --seed")
 
 
-def test_every_instruction_is_run_and_reported_and_blindness_is_told(workspace: Path, tmp_path: Path) -> None:
+def test_every_instruction_is_run_and_reported_and_the_report_says_blind(workspace: Path, tmp_path: Path) -> None:
     done = run_script(
         ROOT / "5_evaluate.py",
         *("--checkpoint", workspace / "checkpoints/best_model.pth", "--num-episodes", "1", "--max-steps", "3"),
@@ -158,7 +160,7 @@ def test_exported_policy_is_half_the_size_and_runs(workspace: Path, tmp_path: Pa
     whole = torch.load(workspace / "checkpoints/best_model.pth", weights_only=True)["model"]
     half = torch.load(target, weights_only=True)["model"]
     assert target.stat().st_size < 50e6
-    # A finished run needs its data no more, which --dagger may have added to.
+    # An export needs no demonstrations: --dagger may have added some to the file since the run was finished.
     grown = tmp_path / "grown.hdf5"
     shutil.copy(workspace / "data/lift_demos.hdf5", grown)
     with h5py.File(grown, "a") as file:
@@ -166,6 +168,8 @@ def test_exported_policy_is_half_the_size_and_runs(workspace: Path, tmp_path: Pa
     arguments = ("--data", grown, "--resume", "--export", tmp_path / "again.pth")
     again = run_script(ROOT / "4_train.py", *QUICK_TRAINING, *arguments, cwd=workspace)
     assert again.returncode == 0, again.stderr
+    fewer = run_script(ROOT / "4_train.py", *QUICK_TRAINING, "--resume", "--num-demos", "1", cwd=workspace)
+    assert_user_error(fewer, "train demonstrations: 2 then, 1 now", "--output-dir")
     for name, value in whole.items():
         torch.testing.assert_close(half[name].float(), value.float(), rtol=1e-3, atol=1e-4)
     evaluated = run_script(
@@ -305,7 +309,7 @@ MISTAKES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
 
 @pytest.fixture(scope="module")
 def mistaken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[CompletedProcess[str], Path]]:
-    """What each of MISTAKES ended in, and the folder in which it was made; two at a time: most of each is imports."""
+    """Result of each of MISTAKES, and the folder it was made in. Two run at a time: most of their time is imports."""
 
     def make(mistake: tuple[str, tuple[str, ...], tuple[str, ...]]) -> tuple[CompletedProcess[str], Path]:
         script, arguments, _ = mistake
