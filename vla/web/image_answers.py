@@ -15,7 +15,7 @@ from vla.web.loaded_policy import LoadedPolicy
 from vla.web.uploads import SIDE_PX
 
 FAMILIAR_SHARE = 0.85
-"""Share of familiar pixels below which an image is called strange; docs/results/familiar.md shows what unchanged and
+"""Share of familiar pixels below which an image is called strange; docs/page.md shows what unchanged and
 perturbed episodes reach."""
 _DRAWN_PX = 448
 _YELLOW, _OPEN, _CLOSE = (255, 214, 10), (120, 130, 140), (59, 130, 196)
