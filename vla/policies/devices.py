@@ -41,10 +41,12 @@ def stop_on_machine_fault(how_to_go_on: str) -> Iterator[None]:
     """Turn a full or failing GPU, or a lack of memory, into a one-line error that ends with `how_to_go_on`.
 
     Raises:
-        MachineError: torch reported such a fault.
+        MachineError: torch reported such a fault, or a rollout met one.
     """
     try:
         yield
+    except MachineError as fault:
+        raise MachineError(f"{fault}; {how_to_go_on}") from None
     except (RuntimeError, MemoryError) as error:
         if not is_machine_fault(error):
             raise
