@@ -67,7 +67,7 @@ def _write_half_a_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
 
-@pytest.mark.parametrize("write", [_write_robomimic_file, _write_half_a_file])
+@pytest.mark.parametrize("write", [_write_robomimic_file, pytest.param(_write_half_a_file, marks=pytest.mark.slow)])
 def test_a_file_that_the_collection_did_not_write_is_never_replaced(
     write: Callable[[Path], None], tmp_path: Path
 ) -> None:
@@ -140,6 +140,7 @@ def test_interrupted_collection_says_how_to_continue(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_gl_backend_that_does_not_work_is_reported_in_one_line(tmp_path: Path) -> None:
     done = run_script(COLLECT, "--num-episodes", "1", cwd=tmp_path, MUJOCO_GL="nonesuch")
     assert_user_error(done, "MUJOCO_GL=nonesuch", "apt-get install")
