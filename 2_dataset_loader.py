@@ -239,7 +239,8 @@ def main(options: InspectOptions) -> None:
             print(f"{split}: {len(chosen)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
         strips = [_write_page(demo, options.output_dir / f"{name}.png") for name, demo in _demos(file, names)]
     for page in options.output_dir.glob("demo_*.png"):
-        if page.stem not in names:  # left by an inspection of more episodes
+        is_page = page.stem.removeprefix("demo_").isdecimal()
+        if is_page and page.stem not in names:  # left by an inspection of more episodes
             page.unlink()
     sheet = options.output_dir / "contact_sheet.png"
     _write_sheet(names, strips, sheet)

@@ -22,6 +22,7 @@ from vla.policies.devices import stop_on_machine_fault
 from vla.policies.weights import describe
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions
+from vla.training.run_state import find_run
 
 train = importlib.import_module("4_train").main
 
@@ -187,3 +188,13 @@ def test_a_batch_moves_to_its_device_without_its_segments() -> None:
     moved = batch.to(torch.device("meta"))
     on_meta = {name for name, value in moved._asdict().items() if getattr(value, "is_meta", False)}
     assert on_meta == set(Batch._fields) - {"segments", "instructions"}
+
+
+def test_a_policy_without_its_run_is_not_replaced(tmp_path: Path) -> None:
+    best = tmp_path / "best_model.pth"
+    best.write_bytes(b"somebody's policy")
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"name another --output-dir"):
+            find_run(tmp_path / "last.pth", TrainOptions(output_dir=tmp_path, resume=resume))
+    assert best.read_bytes() == b"somebody's policy"
+    assert find_run(tmp_path / "last.pth", TrainOptions(output_dir=tmp_path, overwrite=True)) is None

@@ -101,9 +101,18 @@ def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
     """Return the checkpoint of the run that --resume continues, its last.pth, or None for a new run.
 
     Raises:
-        UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued.
+        UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued; or there is
+            a policy that no run here accounts for.
     """
-    if options.overwrite or not last.exists():
+    if options.overwrite:
+        return None
+    if not last.exists():
+        best = last.with_name("best_model.pth")
+        if best.exists():
+            raise UserError(
+                f"{best} holds a policy, but its run's {last.name} is not beside it, and this training would replace it; "
+                f"name another --output-dir, or move the policy away: mv -n {best} {best.with_suffix('.old.pth')}"
+            )
         return None
     stored = load_checkpoint(last)
     if not options.resume:
