@@ -101,8 +101,8 @@ def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
     """Return the checkpoint of the run that --resume continues, its last.pth, or None for a new run.
 
     Raises:
-        UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued; or there is
-            a policy that no run here accounts for.
+        UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued; or a policy
+            is there without its run.
     """
     if options.overwrite:
         return None
@@ -110,7 +110,7 @@ def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
         best = last.with_name("best_model.pth")
         if best.exists():
             raise UserError(
-                f"{best} holds a policy, but its run's {last.name} is not beside it, and this training would replace it; "
+                f"{best} holds a policy without its run's {last.name}, and this training would replace it; "
                 f"name another --output-dir, or move the policy away: mv -n {best} {best.with_suffix('.old.pth')}"
             )
         return None
