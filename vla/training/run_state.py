@@ -101,8 +101,8 @@ def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
     """Return the checkpoint of the run that --resume continues, its last.pth, or None for a new run.
 
     Raises:
-        UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued; or a policy
-            is there without its run.
+        UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued; or a
+            policy is there without its run.
     """
     if options.overwrite:
         return None
