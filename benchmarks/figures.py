@@ -37,10 +37,15 @@ def figure(results: Results, words: str) -> str:
         UserError: there is no such figure, or its result is missing or stale.
     """
     name, *arguments = shlex.split(words)
+    if name not in FIGURES:
+        raise UserError(f"there is no figure {name!r}; see FIGURES in benchmarks/figures.py")
     try:
         return FIGURES[name](results, *arguments)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"no figure {words!r} ({type(error).__name__}: {error}); see benchmarks/figures.py") from None
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the figure {words!r} cannot be made ({type(error).__name__}: {error}): its result file holds no such value, "
+            "or has the layout of an older version; measure it again, or name another"
+        ) from None
 
 
 def episode_results(content: dict[str, Any]) -> list[EpisodeResult]:

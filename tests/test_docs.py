@@ -101,8 +101,8 @@ def test_a_stale_result_is_refused(benchmarks: Any, tmp_path: Path) -> None:
         ("a <!-- =rate shipped -->1/1 b", "not closed"),
         ("a <!-- =rate shipped -->1 <!-- =rate blind -->2<!-- / -->", "not closed"),
         ("a\n- <!-- =rate shipped -->1<!-- / -->", "begins a line"),
-        ("a <!-- =rat shipped -->1<!-- / -->", "no figure 'rat shipped'"),
-        ("a <!-- =rate shipped flown -->1<!-- / -->", "no figure 'rate shipped flown'"),
+        ("a <!-- =rat shipped -->1<!-- / -->", "no figure 'rat'"),
+        ("a <!-- =rate shipped flown -->1<!-- / -->", "'rate shipped flown' cannot be made"),
     ],
 )
 def test_a_figure_that_cannot_be_shown_is_told(text: str, reason: str, benchmarks: Any, results: Any) -> None:
