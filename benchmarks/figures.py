@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-import what_matters
+import arms_table
 from controls import controls_table
 from evaluation_speed import speed_table
 from results import Results
@@ -43,8 +43,8 @@ def figure(results: Results, words: str) -> str:
         return FIGURES[name](results, *arguments)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"the figure {words!r} cannot be made ({type(error).__name__}: {error}): its result file has no such value, "
-            "or the layout of an older version; measure it again, or name another"
+            f"the figure {words!r} cannot be made ({type(error).__name__}: {error}): its result file has no such "
+            "value, or the layout of an older version; measure it again, or name another"
         ) from None
 
 
@@ -135,9 +135,9 @@ def harmless_axes(results: Results, name: str, level: str) -> str:
 def arm(results: Results, name: str) -> str:
     """An arm of what_matters.py against the reference: '35/50, -15 points [-30, -1], p = 0.05, corrected 0.25'."""
     arms = results["what_matters"]
-    single, corrected = what_matters.p_values(arms)[name]
-    lifts = f"{what_matters.total(arms[name], 'lifted')}/{what_matters.total(arms[name], 'episodes')}"
-    points = what_matters.difference(arms, name).replace(" ", " points ", 1)
+    single, corrected = arms_table.p_values(arms)[name]
+    lifts = f"{arms_table.total(arms[name], 'lifted')}/{arms_table.total(arms[name], 'episodes')}"
+    points = arms_table.difference(arms, name).replace(" ", " points ", 1)
     return f"{lifts}, {points}, p = {single:.2g}, corrected {corrected:.2g}"
 
 
@@ -217,8 +217,8 @@ FIGURES: dict[str, Callable[..., str]] = {
     "attack_count": attack_count,
     "attack_sum": attack_sum,
     "honest_rate": honest_rate,
-    "what_matters": lambda results: what_matters.arms_table(results["what_matters"]),
-    "what_is_shown": lambda results: what_matters.shown(results["what_matters"]),
+    "what_matters": lambda results: arms_table.arms_table(results["what_matters"]),
+    "what_is_shown": lambda results: arms_table.shown(results["what_matters"]),
     "arm": arm,
     "arm_trainings": arm_trainings,
     "perturbations": lambda results, name: perturbation_table(results[name]["cells"]),

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arms import ARMS
 from scripts import ROOT
-from what_matters import ARMS
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.suite import DRIFT, QUANTITIES
@@ -76,7 +76,7 @@ def stale(name: str, content: Any) -> str | None:
         return _stale_attacks(content)
     if name == "what_matters":
         changed = [arm for arm, result in content.items() if arm not in ARMS or result["what"] != ARMS[arm].what]
-        return f"its arms {changed} are not those of benchmarks/what_matters.py" if changed else None
+        return f"its arms {changed} are not those of benchmarks/arms.py" if changed else None
     if name not in WITHOUT_VERDICT and not list(_values(content, "thresholds")):
         return "it does not say which thresholds it was judged by"
     return _stale_cells(content["cells"]) if "cells" in content else None

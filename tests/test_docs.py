@@ -112,14 +112,14 @@ def test_a_figure_that_cannot_be_shown_is_told(text: str, reason: str, benchmark
 
 def test_what_matters_says_what_the_episodes_allow(benchmarks: Any) -> None:
     """15 points fewer with 25 demonstrations: p = 0.05 alone, and nothing among fifteen comparisons."""
-    what_matters = benchmarks("what_matters")
+    table = benchmarks("arms_table")
     arms = json.loads(read("docs/results/what_matters.json"))
-    p = what_matters.p_values(arms)
+    p = table.p_values(arms)
     single, corrected = p["demos-25"]
     assert single == pytest.approx(0.0499, abs=1e-3)
     assert corrected > 0.2
     assert all(single <= corrected <= 1 for single, corrected in p.values())
-    assert what_matters.difference(arms, "demos-25").startswith("-15 [-3")
+    assert table.difference(arms, "demos-25").startswith("-15 [-3")
     ordered = sorted(p.values())
     assert ordered[0][1] == pytest.approx(len(ordered) * ordered[0][0])
     assert [corrected for _, corrected in ordered] == sorted(corrected for _, corrected in ordered)
