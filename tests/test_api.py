@@ -52,6 +52,7 @@ def test_gymnasium_accepts_the_environment(env: LiftEnv) -> None:
     assert [str(warning.message) for warning in caught] == []
 
 
+@pytest.mark.slow
 def test_an_episode_is_truncated_at_the_horizon_and_repeats_itself(env: LiftEnv) -> None:
     first, _ = env.reset(seed=5)
     still = np.zeros(7, dtype=np.float32)
@@ -86,6 +87,7 @@ def test_mistakes_of_a_program_are_told() -> None:
         vla.make_env("stack")
 
 
+@pytest.mark.slow
 def test_the_package_works_from_another_folder(tmp_path: Path) -> None:
     """An environment first, a policy after it: torchvision must not be loaded after the GL libraries."""
     program = (

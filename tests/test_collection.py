@@ -67,6 +67,7 @@ def _write_half_a_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [_write_robomimic_file, pytest.param(_write_half_a_file, marks=pytest.mark.slow)])
 def test_a_file_that_the_collection_did_not_write_is_never_replaced(
     write: Callable[[Path], None], tmp_path: Path
@@ -84,6 +85,7 @@ def test_a_file_that_the_collection_did_not_write_is_never_replaced(
     assert Path(f"{path}.old").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_second_collection_into_the_same_file_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "demos.hdf5"
     with run_lock(path, is_file=True):

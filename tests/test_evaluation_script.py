@@ -158,6 +158,7 @@ def test_a_killed_comparison_continues_with_the_second_policy(tmp_path: Path) ->
     assert not list((tmp_path / "both").glob("*/partial-*"))
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
     with run_lock(tmp_path / "out"):
         second = run_script(*QUICK, "--policy", "zero", "--num-episodes", "1", "--output-dir", "out", cwd=tmp_path)

@@ -77,6 +77,7 @@ class _Disturbed:
         return decision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["push", "slip", "miss"])
 def test_expert_comes_back_after_a_disturbance(sim: Simulator, kind: str) -> None:
     judge = Judge()
@@ -98,6 +99,7 @@ def test_noise_changes_what_is_executed_before_the_grasp_only(sim: Simulator) ->
     assert all(np.abs(step.decision.action).max() <= 1 for step in steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_detours_and_slips_are_labelled_with_the_way_back(sim: Simulator, seed: int) -> None:
     config = ExpertConfig(noise_std=0.0, detours=3, detour_probability=0.5, slips=1, slip_probability=0.3)

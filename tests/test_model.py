@@ -321,6 +321,7 @@ def test_vision_weights_from_a_local_file(tmp_path: Path) -> None:
         load_vision_weights(model.vision, "imagenet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tag", "quick_gelu"), [("openai", True), ("laion2b_s34b_b79k", False)])
 def test_downloaded_and_cached_text_weights_are_the_same_function(
     tag: str, quick_gelu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -368,6 +369,7 @@ def test_a_full_disk_is_reported_and_leaves_the_old_checkpoint(tmp_path: Path) -
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.slow
 def test_text_weights_from_a_local_file_and_their_mismatch(text: TextEncoder, tmp_path: Path) -> None:
     import open_clip
 
@@ -387,6 +389,7 @@ def test_text_weights_from_a_local_file_and_their_mismatch(text: TextEncoder, tm
         TextEncoder.load("no-such-tag")
 
 
+@pytest.mark.slow
 def test_text_weights_from_openais_own_archive(tmp_path: Path) -> None:
     """ViT-B-32.pt as OpenAI publishes it: TorchScript, half precision, with three numbers beside the weights."""
     import open_clip

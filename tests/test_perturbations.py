@@ -45,6 +45,7 @@ def test_a_perturbation_changes_something_and_is_taken_back(sim: Simulator, axis
     assert not np.array_equal(plain[0], perturbed[0]) or not np.array_equal(plain[1], perturbed[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_a_snatched_cube_does_not_jump(sim: Simulator, level: int) -> None:
     """If it jumped, the verdict would fail a policy that grasps it again at once."""

@@ -67,6 +67,7 @@ def _task(seed: int = 1) -> EvalTask:
     return EvalTask("zero", Path(), np.zeros(0), seed, INSTRUCTION, 10, ControlConfig(), None)
 
 
+@pytest.mark.slow
 def test_a_step_moves_its_own_episode_only(process: SimulatorProcess) -> None:
     first = process.start_episode(_task())
     process.step(first.number, Intervention())
@@ -79,6 +80,7 @@ def test_a_step_moves_its_own_episode_only(process: SimulatorProcess) -> None:
         process.step(second.number, Intervention())
 
 
+@pytest.mark.slow
 def test_a_simulator_that_died_between_requests_is_replaced_silently(process: SimulatorProcess) -> None:
     process.start_view(1)
     assert process.ready

@@ -22,6 +22,7 @@ from vla.sim.env import Simulator
 from vla.sim.workers import SimulatorWorkers
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_dies_is_run_again_and_given_up_the_second_time(tmp_path: Path) -> None:
     seen: dict[int, str | None] = {}
     names = ["a", "once", "always", "b", "c"]
