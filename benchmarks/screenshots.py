@@ -1,28 +1,24 @@
-"""Pictures of the page's tabs, to look at: on a desk and on a phone, light and dark.
+"""Takes screenshots of the page's tabs: on a desk and on a phone, light and dark.
 
-Reads the checkpoint; drives the page in a Chromium. Writes a PNG for each, and two for the README into docs.
+Reads the checkpoint and drives the page in Chromium. Writes a PNG for each tab and, if asked, two into docs.
 
     python benchmarks/screenshots.py
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as Tab
+from scripts import ROOT
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.page import Page, served, show_tab  # noqa: E402 (the package stands beside this folder)
-from vla.errors import UserError, run_script  # noqa: E402
-from vla.files import default_checkpoint  # noqa: E402
+from tests.page import Page, find_chromium, served, show_tab
+from vla.errors import UserError, run_script
+from vla.files import default_checkpoint
 
 SIZES = {"wide": (1280, 900), "phone": (390, 800)}
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -31,20 +27,20 @@ ANSWER_MS = 120_000
 
 @dataclass(frozen=True)
 class ScreenshotOptions:
-    """Options."""
+    """Options of the screenshots."""
 
     output: Path = Path("runs/screenshots")
-    """Folder of the pictures."""
+    """Folder of the screenshots."""
     readme: bool = False
     """Also renew docs/page.png and docs/page_image.png."""
     data: Path = Path("data/lift_demos.hdf5")
-    """Demonstrations to show."""
+    """File of demonstrations to show."""
     results: Path = Path("videos")
-    """Past evaluations to show."""
+    """Folder of past evaluations to show."""
 
 
 def main(options: ScreenshotOptions) -> None:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = find_chromium()
     if chromium is None:
         raise UserError("no Chromium here; install one with: sh .ci/browser.sh")
     inputs = {"--checkpoint": default_checkpoint(), "--data": options.data, "--results": options.results}
@@ -71,7 +67,7 @@ def _visit(browser: Browser, page: Page, width: int, height: int, scheme: Litera
 
 
 def _shoot(tab: Tab, folder: Path, name: str) -> None:
-    """Every tab with something in it."""
+    """Fill every tab with content and take its screenshot."""
 
     def keep(tab_name: str) -> None:
         tab.wait_for_timeout(800)
@@ -105,6 +101,7 @@ def _shoot(tab: Tab, folder: Path, name: str) -> None:
 
 
 def _for_readme(tab: Tab) -> None:
+    """Take the two screenshots in docs."""
     tab.get_by_role("button", name="Run", exact=True).click()
     tab.locator(".conditions li.now").nth(7).wait_for(timeout=ANSWER_MS)
     tab.evaluate("scrollTo(0, 0)")

@@ -9,7 +9,7 @@ Writes a result file; `benchmarks/tables.py` writes the documents' table from it
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import tempfile
 import threading
 import time
@@ -22,10 +22,10 @@ from gradio_client import Client  # type: ignore[import-untyped]
 from playwright.sync_api import sync_playwright
 from scripts import ROOT
 from tqdm import tqdm
-from web_visitors import HABITS, INSTRUCTION, OUTCOMES, Tally, Visitor, act
+from web_visitors import ANSWER_S, HABITS, HOSTILE, INSTRUCTION, OUTCOMES, Tally, Visitor, act
 
 from tests.conftest import run_script as run_stage
-from tests.page import Page, episode_inputs, served
+from tests.page import Page, episode_inputs, find_chromium, served
 from vla.errors import UserError, run_script
 from vla.evaluation.machine import machine_facts
 from vla.files import default_checkpoint, write_text
@@ -61,6 +61,7 @@ def main(options: LoadOptions) -> None:
         with served(folder, "--checkpoint", checkpoint) as page:
             result = {
                 "machine": machine_facts(),
+                "cores": os.cpu_count(),
                 "ready_s": page.ready_s,
                 **_one_visitor(page, options),
                 "click_s": _clicks(page, options),
@@ -81,6 +82,7 @@ def _prepare(folder: Path) -> None:
         ("1_collect_demos.py", "--num-episodes", "3", "--video-episodes", "0"),
         ("5_evaluate.py", "--policy", "expert", "--num-episodes", "2"),
     ):
+        print(f"preparing: {' '.join(arguments)}", flush=True)
         done = run_stage(ROOT / arguments[0], *arguments[1:], cwd=folder)
         if done.returncode:
             raise UserError(f"{arguments[0]} failed: {done.stderr.strip()}")
@@ -105,7 +107,7 @@ def _one_visitor(page: Page, options: LoadOptions) -> dict[str, Any]:
 
 def _clicks(page: Page, options: LoadOptions) -> list[float]:
     """Measure the seconds from the click on Run to the first frame in a browser; empty if there is no browser."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = find_chromium()
     if chromium is None:
         return []
     times = []
@@ -145,7 +147,7 @@ def _many_visitors(page: Page, options: LoadOptions) -> dict[str, Any]:
             time.sleep(SAMPLE_S)
             bar.update(round(SAMPLE_S))
     for thread in threads:
-        thread.join()
+        thread.join(timeout=ANSWER_S)
     second_half = memory[len(memory) // 2 :]
     minutes = np.arange(len(second_half)) * SAMPLE_S / 60
     growth = float(np.polyfit(minutes, second_half, 1)[0]) if len(second_half) > 1 else 0.0
@@ -175,7 +177,7 @@ def load_table(result: dict[str, Any]) -> str:
     memory = result["memory_mb"]
     clicks = f"{np.median(result['click_s']):.2f} s" if result["click_s"] else "no browser here"
     measured = [
-        ("CPU", result["machine"]["cpu"]),
+        ("CPU", f"{result['machine']['cpu']}, {result['cores']} cores"),
         ("from the command to the first answer", f"{result['ready_s']:.1f} s"),
         ("from the click to the first frame in a browser, median", clicks),
         ("from the request to the first frame, median", f"{np.median(result['first_frame_s']):.2f} s"),
@@ -190,9 +192,11 @@ def load_table(result: dict[str, Any]) -> str:
     head = (title, *OUTCOMES, "answer, median", "answer, longest")
     tables = [markdown_table(("of the page", "measured"), measured), markdown_table(head, _request_rows(result))]
     words = [
-        f"- {each['kind']}, {each['outcome']} {each['requests']} times: {each['words']}" for each in result["words"]
+        f"- {each['kind']}, {each['outcome']} {each['requests']} times: {each['words']}"
+        for each in result["words"]
+        if each["kind"] != HOSTILE
     ]
-    return "\n\n".join([*tables, *(["\n".join(words)] if words else [])])
+    return "\n\n".join([*tables, "\n".join(words)]).strip()
 
 
 def _request_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -83,6 +84,11 @@ def episode_inputs(
 ) -> list[Any]:
     """Return the inputs of the endpoint `/simulate`; `placement` is by_hand, x_cm, y_cm, yaw_deg."""
     return [instruction, driver, seed, max_steps, *placement, perturbation]
+
+
+def find_chromium() -> str | None:
+    """Return the path of an installed Chromium; None if there is none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def show_tab(tab: Any, name: str) -> None:

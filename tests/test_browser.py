@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from playwright.sync_api import Browser, Locator, expect, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 
 from tests.conftest import ROOT, run_script
-from tests.page import Page, served, show_tab
+from tests.page import Page, find_chromium, served, show_tab
 from vla.judging.verdict import CONDITIONS
 from vla.web.table_view import position_of_click
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = find_chromium()
 if CHROMIUM is None and not os.environ.get("BROWSER_REQUIRED"):
     pytest.skip("no Chromium here; install one and run these tests with: make test-web", allow_module_level=True)
 

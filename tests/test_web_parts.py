@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import re
@@ -199,6 +200,34 @@ def test_the_documented_lines_are_the_pages() -> None:
     documented = re.findall(r"^ *\| [^|]+ \| (\d+) \| (\d+) \| (\d+) \|$", (ROOT / "docs/page.md").read_text(), re.M)
     lines = [(str(line.at_once), str(line.max_waiting), str(line.max_of_one_address)) for line in LINES]
     assert documented == lines
+
+
+def test_the_load_table_counts_what_was_answered_and_what_was_refused_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tally = importlib.import_module("web_visitors").Tally()
+    for seconds in (1.0, 3.0):
+        tally.add("predictions", "answered", seconds)
+    for _ in range(5):
+        tally.add("predictions", "refused", 0.1, "400 12 predictions are waiting")
+    tally.add("first images", "failed", 9.0, "TimeoutError: timed out")
+    result = {
+        "machine": {"cpu": "CPU"},
+        "cores": 2,
+        "ready_s": 1.0,
+        "click_s": [],
+        "first_frame_s": [1.0],
+        "frames_per_s": [1.0],
+        "clients": 3,
+        "minutes": 1,
+        "memory_mb": [1.0],
+        "memory_mb_per_minute": 0.0,
+        **tally.content(),
+    }
+    table = importlib.import_module("web_load").load_table(json.loads(json.dumps(result)))
+    assert re.search(r"\| predictions +\| 2 +\| 5 +\| 0 +\| 0 +\| 2.0 s +\| 3.0 s +\|", table)
+    assert re.search(r"\| first images +\| 0 +\| 0 +\| 0 +\| 1 +\| - +\| - +\|", table)
+    assert "- predictions, refused 5 times: 400 12 predictions are waiting" in table
+    assert "- first images, failed 1 times: TimeoutError: timed out" in table
 
 
 def _evaluation(folder: Path, steps: list[Step], judge: Judge, version: int = RESULTS_VERSION, **more: Any) -> Path:

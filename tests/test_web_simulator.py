@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,12 @@ def test_another_instruction_during_an_episode_reaches_the_network(sim: Simulato
         del network.decode
     for got, expected in zip(received, (first, other, other), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_the_simulator_starts_before_torch_and_gradio_are_loaded() -> None:
+    code = "import sys, web_interface; print({'torch', 'gradio', 'robosuite'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.fixture(scope="module")

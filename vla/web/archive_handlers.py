@@ -14,7 +14,7 @@ from PIL import Image
 from vla.errors import UserError
 from vla.evaluation.video import demo_frames, write_video
 from vla.web import past_evaluations
-from vla.web.checks import page_error, user_errors_shown
+from vla.web.checks import PageError, user_errors_shown
 from vla.web.curves import draw_curves
 from vla.web.demo_listing import DemoFile, demo_evidence
 
@@ -51,7 +51,7 @@ class ArchiveHandlers:
                     copy = None if video is None else str(shutil.copy(video, folder))
                     yield past_evaluations.episode_description(result), copy
                 return
-        raise page_error("this evaluation has no such episode; choose one from its list")
+        raise PageError("this evaluation has no such episode; choose one from its list")
 
     def demonstration(self, name: str) -> Iterator[tuple[str, Image.Image, str]]:
         """Yield of one demonstration: its description, its curves, its video."""

@@ -24,13 +24,13 @@ def checked_instruction(text: str | None) -> str:
     """Return the instruction without blanks around it.
 
     Raises:
-        gr.Error: it is empty, too long or not printable.
+        PageError: it is empty, too long or not printable.
     """
     text = text.strip() if isinstance(text, str) else ""
     if not text or not text.isprintable():
-        raise page_error(f"the instruction is empty or not plain text; say what to do, such as “{INSTRUCTIONS[0]}”")
+        raise PageError(f"the instruction is empty or not plain text; say what to do, such as “{INSTRUCTIONS[0]}”")
     if len(text) > MAX_INSTRUCTION_CHARS:
-        raise page_error(
+        raise PageError(
             f"the instruction has {len(text)} characters, at most {MAX_INSTRUCTION_CHARS} are allowed; shorten it"
         )
     return text
@@ -40,10 +40,10 @@ def checked_seed(seed: float | None) -> int:
     """Return the seed as an integer.
 
     Raises:
-        gr.Error: it is no whole number, or out of range.
+        PageError: it is no whole number, or out of range.
     """
     if seed is None or not 0 <= seed < TEST_SEEDS.stop or seed != int(seed):
-        raise page_error(f"the seed must be a whole number from 0 to {TEST_SEEDS.stop - 1}, got {seed}")
+        raise PageError(f"the seed must be a whole number from 0 to {TEST_SEEDS.stop - 1}, got {seed}")
     return int(seed)
 
 
@@ -51,7 +51,7 @@ def checked_placement(x_cm: float | None, y_cm: float | None, yaw_deg: float | N
     """Return where the cube is to lie.
 
     Raises:
-        gr.Error: a number is missing or out of range.
+        PageError: a number is missing or out of range.
     """
     limit_cm = 100 * PLACEMENT_RANGE_M
     if (
@@ -60,15 +60,21 @@ def checked_placement(x_cm: float | None, y_cm: float | None, yaw_deg: float | N
         or yaw_deg is None
         or not (abs(x_cm) <= limit_cm and abs(y_cm) <= limit_cm and abs(yaw_deg) <= MAX_YAW_DEG)
     ):
-        raise page_error(
+        raise PageError(
             f"the cube can lie within {limit_cm:.0f} cm of the middle, turned by up to {MAX_YAW_DEG} degrees"
         )
     return Placement(x_cm / 100, y_cm / 100, yaw_deg)
 
 
-def page_error(message: str) -> gr.Error:
-    """Return an error that the visitor reads and the log does not."""
-    return gr.Error(message, print_exception=False)
+class PageError(gr.Error):
+    """An error that the visitor reads and the log does not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, print_exception=False)
+
+    def __str__(self) -> str:
+        """Return the message without quotes: Gradio sends this text when a request is refused before it waits."""
+        return str(self.message)
 
 
 @contextlib.contextmanager
@@ -77,4 +83,4 @@ def user_errors_shown() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise page_error(str(error)) from None
+        raise PageError(str(error)) from None

@@ -12,7 +12,7 @@ import gradio as gr
 from vla.evaluation.video import episode_frames, write_video
 from vla.experts.controls import CONTROLS
 from vla.web import live_view
-from vla.web.checks import checked_instruction, checked_placement, page_error, user_errors_shown
+from vla.web.checks import PageError, checked_instruction, checked_placement, user_errors_shown
 from vla.web.episode_runner import EpisodeRunner
 from vla.web.live_episode import LiveEpisode
 from vla.web.mailbox import InstructionChange, Mailbox, Mailboxes, Push
@@ -102,14 +102,14 @@ class EpisodeHandlers:
         if mailbox is not None:
             mailbox.stop()
         elif not await self._lines.leave(request.session_hash):
-            raise page_error("no episode of yours is running or waiting")
+            raise PageError("no episode of yours is running or waiting")
 
     def set_instruction(self, instruction: str, request: gr.Request) -> None:
         """Give this visitor's running episode another instruction, from its next step on."""
         instruction = checked_instruction(instruction)
         mailbox, driver = self._running_episode(request)
         if driver in CONTROLS:
-            raise page_error(f"{driver} follows no instruction; run a checkpoint to give it another one")
+            raise PageError(f"{driver} follows no instruction; run a checkpoint to give it another one")
         with user_errors_shown():
             embedding = self._runner.choices[driver].embedding(instruction)
         _put(mailbox, InstructionChange(instruction, embedding))
@@ -123,7 +123,7 @@ class EpisodeHandlers:
         """Return the mailbox and the driver of this visitor's running episode."""
         mailbox = self._mailboxes.find(request.session_hash)
         if mailbox is None or mailbox.driver is None:
-            raise page_error("no episode of yours is running; start one first")
+            raise PageError("no episode of yours is running; start one first")
         return mailbox, mailbox.driver
 
 
@@ -133,4 +133,4 @@ def _html(episode: LiveEpisode) -> str:
 
 def _put(mailbox: Mailbox, message: InstructionChange | Push) -> None:
     if not mailbox.put(message):
-        raise page_error("too many requests at once: the episode has not taken the earlier ones; try again")
+        raise PageError("too many requests at once: the episode has not taken the earlier ones; try again")

@@ -14,7 +14,7 @@ from vla.errors import UserError
 from vla.sim.config import Placement
 from vla.web import image_answers, table_view
 from vla.web.checkpoint_choices import CheckpointChoices
-from vla.web.checks import checked_instruction, checked_placement, checked_seed, page_error, user_errors_shown
+from vla.web.checks import PageError, checked_instruction, checked_placement, checked_seed, user_errors_shown
 from vla.web.known_views import KnownViews
 from vla.web.second_simulator import SecondSimulator
 from vla.web.uploads import read_square
@@ -73,12 +73,12 @@ def _uploaded_file(upload: dict[str, Any] | None) -> Path:
     """Return the path of an upload.
 
     Raises:
-        gr.Error: there is none, or it is not among the uploads.
+        PageError: there is none, or it is not among the uploads.
     """
     if not isinstance(upload, dict) or not isinstance(upload.get("path"), str):
-        raise page_error("there is no image yet; upload one, or use a frame from the simulator")
+        raise PageError("there is no image yet; upload one, or use a frame from the simulator")
     path = Path(upload["path"])
     # Gradio does not check this where a hand-made request leaves out its "meta" field.
     if not path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise page_error("only an uploaded image is read; upload one")
+        raise PageError("only an uploaded image is read; upload one")
     return path

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import error_payload
 
-from vla.web.checks import page_error
+from vla.web.checks import PageError
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class WaitingLines:
     async def leave(self, session: str | None) -> bool:
         """Take this visitor's waiting episodes out of their line; returns False if there are none."""
         own = [event for event in self._waiting(EPISODES) if event.session_hash == session]
-        error = error_payload(page_error("stopped while it waited: this episode was not run"), show_error=True)
+        error = error_payload(PageError("stopped while it waited: this episode was not run"), show_error=True)
         for event in own:
             await self._queue.remove_from_queue(event._id)
             self._queue.send_message(event, ProcessCompletedMessage(output=error, title="Stopped", success=False))
@@ -88,9 +88,9 @@ class WaitingLines:
         waiting = self._waiting(line)
         own = [event for event in waiting if _address(event.request) == _address(request)]
         if len(waiting) >= line.max_waiting:
-            raise page_error(f"the page is busy: {line.max_waiting} {line.name} are waiting; try again in a minute")
+            raise PageError(f"the page is busy: {line.max_waiting} {line.name} are waiting; try again in a minute")
         if len(own) >= line.max_of_one_address:
-            raise page_error(
+            raise PageError(
                 f"{line.max_of_one_address} {line.name} from your network address are waiting; try again later"
             )
 
