@@ -244,7 +244,7 @@ def test_an_upload_goes_where_the_page_puts_it(page: Page, name: str) -> None:
 
 
 def test_one_address_does_not_fill_the_line_of_predictions(page: Page) -> None:
-    """Sixty requests at once, of which twelve may wait; other visitors' requests are answered meanwhile."""
+    """Sixty requests at once, of which a few may wait; another request is answered meanwhile."""
     uploaded = json.loads(_upload(page, "picture.png", (ROOT / "docs/examples/above.png").read_bytes()))[0]
     data = [{"path": uploaded, "meta": {"_type": "gradio.FileData"}}, GOOD, "lift.pth"]
     body = json.dumps({"data": data, "session_hash": "greedy"}).encode()
@@ -253,8 +253,9 @@ def test_one_address_does_not_fill_the_line_of_predictions(page: Page) -> None:
     )
     with ThreadPoolExecutor(max_workers=30) as threads:
         answers = list(threads.map(page.send, [request] * 60))
+    words = f"{PREDICTIONS.max_of_one_address} predictions from your network address are waiting"
     accepted = [json.loads(answer)["event_id"] for answer in answers if answer.startswith('{"event_id"')]
-    refused = [answer for answer in answers if "12 predictions from your network address are waiting" in answer]
+    refused = [answer for answer in answers if words in answer]
     assert len(accepted) + len(refused) == 60, answers
     assert PREDICTIONS.max_of_one_address <= len(accepted) <= 2 * PREDICTIONS.max_of_one_address  # some were answered
     assert "event: complete" in page.call("first_image", 2_000_000)

@@ -28,9 +28,9 @@ class Line:
 
 EPISODES = Line("episodes", at_once=1, max_waiting=24, max_of_one_address=12)
 """Episodes and comparisons, which need the simulator."""
-PREDICTIONS = Line("predictions", at_once=1, max_waiting=24, max_of_one_address=12)
+PREDICTIONS = Line("predictions", at_once=1, max_waiting=24, max_of_one_address=6)
 """Single images, whose heat map takes the network hundreds of images."""
-REPLAYS = Line("recorded episodes", at_once=2, max_waiting=24, max_of_one_address=12)
+REPLAYS = Line("recorded episodes", at_once=2, max_waiting=24, max_of_one_address=6)
 """Evaluated episodes and demonstrations, for which files are read and videos copied or written."""
 FIRST_IMAGES = Line("first images", at_once=2, max_waiting=64, max_of_one_address=32)
 """Images of an episode's start, which need the second simulator."""
