@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 import vla
 from tests.conftest import ROOT
 from vla.errors import UserError
+from vla.sim import gl
 from vla.sim.gym_env import LiftEnv
 
 SHIPPED = ROOT / "checkpoints/lift.pth"
@@ -74,6 +75,30 @@ def test_an_action_that_is_not_a_number_ends_the_episode_as_invalid(env: LiftEnv
     assert "finite" in info["invalid_reason"]
 
 
+def test_an_image_that_is_flipped_or_read_only_is_taken() -> None:
+    policy = vla.load_policy(SHIPPED)
+    upside_down = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    policy.reset("Pick up the cube")
+    expected = policy.select_action(np.ascontiguousarray(upside_down[::-1]))
+    flipped = upside_down[::-1]
+    flipped.flags.writeable = False
+    policy.reset("Pick up the cube")
+    assert np.array_equal(policy.select_action(flipped), expected)
+
+
+def test_an_action_of_another_shape_and_a_closed_environment_are_mistakes(env: LiftEnv) -> None:
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="shape"):
+        env.step(np.zeros((1, 7), dtype=np.float32))
+    env.step(np.zeros(7, dtype=np.float32))  # the episode goes on
+
+
+def test_a_forked_process_is_refused_instead_of_hanging(env: LiftEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gl, "_process_with_context", 1)  # what a process forked from another one finds
+    with pytest.raises(UserError, match="spawn"):
+        vla.make_env("lift")
+
+
 def test_mistakes_of_a_program_are_told() -> None:
     policy = vla.load_policy(SHIPPED)
     with pytest.raises(UserError, match=r"policy\.reset"):
@@ -81,6 +106,12 @@ def test_mistakes_of_a_program_are_told() -> None:
     policy.reset("Pick up the cube")
     with pytest.raises(UserError, match="uint8"):
         policy.select_action(np.zeros((224, 224, 3), dtype=np.float32))
+    with pytest.raises(UserError, match="numpy array"):
+        policy.select_action([[0]])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="sentence"):
+        policy.reset("  ")
+    with pytest.raises(UserError, match="give auto, cpu or cuda"):
+        vla.load_policy(SHIPPED, device="gpu")
     with pytest.raises(UserError, match="no checkpoint at"):
         vla.load_policy("nowhere.pth")
     with pytest.raises(UserError, match="no task 'stack'"):
@@ -90,9 +121,9 @@ def test_mistakes_of_a_program_are_told() -> None:
 @pytest.mark.slow
 def test_the_package_works_from_another_folder(tmp_path: Path) -> None:
     """An environment first, a policy after it: torchvision must not be loaded after the GL libraries."""
+    # As in an editable installation, only the package is found, and not the scripts beside it.
+    (tmp_path / "vla").symlink_to(ROOT / "vla", target_is_directory=True)
     program = (
-        "import sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"  # what an editable installation does
         "import vla\n"
         "env = vla.make_env('lift')\n"
         "obs, info = env.reset(seed=0)\n"

@@ -15,8 +15,10 @@ def choose_device(wanted: str = "auto") -> torch.device:
     """The device for `wanted`: auto (a CUDA GPU if there is one), cpu or cuda.
 
     Raises:
-        UserError: a GPU was wanted, and torch finds none.
+        UserError: there is no such device.
     """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {wanted!r}: give auto, cpu or cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
     if wanted == "auto":

@@ -39,8 +39,10 @@ class Policy:
         """Begin an episode: forget the images seen so far, and follow `instruction`.
 
         Raises:
-            UserError: the instruction is new, and its text encoder cannot be had here.
+            UserError: the instruction is empty or no text, or it is new and its text encoder cannot be had here.
         """
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise UserError(f'an instruction is a sentence, such as "Pick up the cube", got {instruction!r}')
         self._actor.reset(instruction, seed=0)
         self._begun = True
 
@@ -67,6 +69,8 @@ class Policy:
         """
         if not self._begun:
             raise UserError('the policy has no instruction yet; call policy.reset("Pick up the cube") first')
+        if not isinstance(rgb, np.ndarray):
+            raise UserError(f"rgb must be a numpy array, (H, H, 3) uint8, got {type(rgb).__name__}")
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.shape[0] != rgb.shape[1]:
             raise UserError(f"rgb must be a square image, (H, H, 3) uint8, got {rgb.shape} {rgb.dtype}")
         state = None
@@ -74,7 +78,8 @@ class Policy:
             if eef_pos is None or gripper_qpos is None:
                 raise UserError("this policy needs the arm's own state; give eef_pos and gripper_qpos to select_action")
             state = proprioception(np.asarray(eef_pos), np.asarray(gripper_qpos))
-        return self._actor.select_action_from_image(rgb, state).action
+        # A copy: torch reads no array that is read-only or runs backwards, as a flipped image does.
+        return self._actor.select_action_from_image(rgb.copy(order="C"), state).action
 
     @property
     def action_chunk(self) -> np.ndarray:

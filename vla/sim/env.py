@@ -69,6 +69,7 @@ class Simulator:
         # robosuite warns at import and at every reset about optional parts that Lift does not use.
         logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno > logging.WARNING)
         if render_images:
+            gl.claim_process()
             # A policy may be loaded later. Imported after the GL libraries, torchvision crashes (torch 2.12 with Mesa).
             importlib.import_module("torchvision")
         import mujoco

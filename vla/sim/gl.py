@@ -23,6 +23,8 @@ _PROBE = (
     "import cv2, mujoco; m = mujoco.MjModel.from_xml_string('<mujoco/>');"
     "r = mujoco.Renderer(m, 16, 16); r.update_scene(mujoco.MjData(m)); r.render(); r.close()"
 )
+_process_with_context: int | None = None
+"""PID of the process that made the first OpenGL context; a forked process inherits the number."""
 
 
 def select_backend() -> str:
@@ -46,6 +48,21 @@ def select_backend() -> str:
     os.environ.update(_variables(chosen))
     os.environ[_TRIED] = chosen
     return chosen
+
+
+def claim_process() -> None:
+    """Note that this process makes an OpenGL context.
+
+    Raises:
+        UserError: the process was forked from one that has a context. Another one would make it hang.
+    """
+    global _process_with_context
+    if _process_with_context not in (None, os.getpid()):
+        raise UserError(
+            "this process was forked from one that has drawn images, and a simulator in it would hang; start it by the "
+            "method 'spawn' (gymnasium.make_vec: vector_kwargs={'context': 'spawn'})"
+        )
+    _process_with_context = os.getpid()
 
 
 def _remedy() -> str:

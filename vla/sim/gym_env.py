@@ -40,6 +40,7 @@ class LiftEnv(gymnasium.Env[Obs, np.ndarray]):
         self._sim = Simulator(config)
         self._judge = Judge()
         self._obs: Observation | None = None
+        self._is_closed = False
         size_px = self._sim.config.image_size_px
         self.observation_space = spaces.Dict(
             {
@@ -56,6 +57,8 @@ class LiftEnv(gymnasium.Env[Obs, np.ndarray]):
 
         Without a seed, the next one is drawn from the environment's generator. `options` are not used.
         """
+        if self._is_closed:
+            raise UserError('the environment was closed; make another with vla.make_env("lift")')
         super().reset(seed=seed)
         episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._judge = Judge()
@@ -70,10 +73,13 @@ class LiftEnv(gymnasium.Env[Obs, np.ndarray]):
         physics cannot be trusted (`info["invalid_reason"]`). `truncated`: the horizon of 200 steps is over.
         """
         if self._obs is None:
-            raise UserError("the environment has no episode yet; call env.reset(seed=0) first")
+            raise UserError("the environment has no episode; call env.reset(seed=0) first")
+        action = np.asarray(action)
+        if action.shape != (ACTION_DIM,):
+            raise UserError(f"an action has the shape ({ACTION_DIM},), got {action.shape}")
         reward = 0.0
         try:
-            self._obs, reward = self._sim.step(np.asarray(action))
+            self._obs, reward = self._sim.step(action)
             self._judge.update(self._obs.evidence)
         except SimulationDivergedError as error:
             self._judge.invalidate(str(error))
@@ -86,8 +92,9 @@ class LiftEnv(gymnasium.Env[Obs, np.ndarray]):
         return None if self.render_mode is None else self._sim.render()
 
     def close(self) -> None:
-        """Release the OpenGL context."""
+        """Release the OpenGL context; the environment cannot be used any more."""
         self._sim.close()
+        self._obs, self._is_closed = None, True
 
     def _info(self) -> dict[str, Any]:
         """The verdict so far and what it was judged from."""
