@@ -24,7 +24,7 @@ import h5py
 from tqdm import tqdm
 
 from vla.demos.dataset_table import dataset_table
-from vla.demos.parts import prepare_parts, remove_parts
+from vla.demos.parts import prepare_parts, remove_parts, remove_parts_of
 from vla.demos.recorder import RecordTask, record_in_worker
 from vla.demos.schema import (
     collection_rounds,
@@ -168,9 +168,12 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
         rejected: list[tuple[int, str]] = json.loads(file["data"].attrs["rejected"])
         demos = len(file["data"])
     if options.settings() in rounds:
-        remove_parts(output)  # an earlier run may have been killed between its last two steps
+        # An earlier run may have been killed between its last two steps. Another round's parts stay.
+        remove_parts_of(output, options.settings())
         # A round of DAgger builds on the rounds before it: another one can follow, but it cannot be repeated.
         more = "--overwrite collects it again" if options.dagger is None else "another --seed adds another round"
+        if options.dagger is None and len(rounds) > 1:
+            more = f"another --output collects it again; --overwrite would give up its {len(rounds) - 1} DAgger rounds"
         print(f"{output} is already complete with these settings ({more})")
     elif options.dagger is None:
         raise UserError(

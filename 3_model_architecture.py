@@ -61,7 +61,7 @@ class ModelConfig:
     decoder_hidden: int = 1024
     """Hidden units of the feed-forward part of each decoder layer."""
     dropout: float = 0.1
-    """In the decoder."""
+    """Dropout probability in the decoder."""
 
     def __post_init__(self) -> None:
         for name in ("observation_horizon", "chunk_size", "decoder_layers", "heads"):

@@ -33,15 +33,15 @@ from vla.sim.config import EnvConfig
 from vla.training.demonstrations import Demonstrations
 from vla.training.log import TrainingLog
 from vla.training.loss_meter import LossMeter
-from vla.training.options import TrainOptions
+from vla.training.options import TrainOptions, is_run_checkpoint
 from vla.training.recipes import Recipe
 from vla.training.rollout_validation import RolloutValidation
 from vla.training.run_identity import RunIdentity
 from vla.training.run_state import RunState, find_run
 
+TO_CONTINUE = "continue after the last finished epoch with the same command, with --resume and without --overwrite"
 AFTER_A_FAULT = (
-    "continue after the last finished epoch with the same command and --resume (add --device cpu if the GPU is too "
-    "small), or start anew with a smaller --batch-windows and another --output-dir (--overwrite gives up this run)"
+    f"{TO_CONTINUE} (add --device cpu if the GPU is too small), or start anew with a smaller --batch-windows and another --output-dir (--overwrite gives up this run)"
 )
 
 
@@ -57,7 +57,7 @@ def main(options: TrainOptions) -> None:
     identity = RunIdentity.of(options, recipe, config, demonstrations)
     last, best = options.output_dir / "last.pth", options.output_dir / "best_model.pth"
     with run_lock(options.output_dir):
-        stored = find_run(last, options)
+        stored = find_run(last, options, identity)
         if stored is not None:
             identity = identity.continuing(stored["training"], last, demonstrations, options.export is not None)
         if stored is not None and stored["training"]["epoch"] == recipe.epochs:
@@ -72,7 +72,8 @@ def main(options: TrainOptions) -> None:
                 Trainer(options, recipe, demonstrations, identity, state).run()
         training = load_checkpoint(best)["training"]
         if options.export is not None:
-            export_policy(best, options.export)
+            with stop_on_machine_fault(AFTER_A_FAULT):
+                export_policy(best, options.export)
             print(f"exported: {options.export} ({options.export.stat().st_size / 1e6:.0f} MB)")
         print(f"best: epoch {training['epoch']}, {training['score_text']} -> {best}")
 
@@ -152,8 +153,9 @@ class Trainer:
     def run(self) -> None:
         """Train the epochs that are left."""
         if self.options.overwrite:  # otherwise --resume could go on with the run that this one replaces
-            for old in (self.options.output_dir / "last.pth", *self.options.output_dir.glob("epoch_*.pth")):
-                old.unlink(missing_ok=True)
+            for path in self.options.output_dir.iterdir():
+                if is_run_checkpoint(path):
+                    path.unlink()
         try:
             while self.state.epoch < self.recipe.epochs:
                 self._run_epoch()
@@ -285,4 +287,4 @@ class Trainer:
 
 
 if __name__ == "__main__":
-    run_script(main, TrainOptions, __doc__, "continue after the last finished epoch with the same command and --resume")
+    run_script(main, TrainOptions, __doc__, TO_CONTINUE)

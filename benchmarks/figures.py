@@ -115,10 +115,13 @@ def perturbed_rate(results: Results, name: str, cell: str) -> str:
 
 
 def perturbed_levels(results: Results, name: str, *axes: str) -> str:
-    """One row for each axis: what it changes, and the lifts at the three levels."""
+    """One row for each axis: what it changes, and the lifts at the three levels; '-' where none was measured."""
+    cells = results[name]["cells"]
     rows = [
         (f"`{axis}`", AXES[axis].what, " / ".join(f"{size:g}" for size in AXES[axis].sizes), AXES[axis].unit)
-        + tuple(perturbed(results, name, f"{axis}:{level}") for level in (1, 2, 3))
+        + tuple(
+            perturbed(results, name, f"{axis}:{level}") if f"{axis}:{level}" in cells else "-" for level in (1, 2, 3)
+        )
         for axis in axes
     ]
     head = ("axis", "what changes", "size at level 1 / 2 / 3", "unit", "lifted at 1", "at 2", "at 3")

@@ -22,7 +22,8 @@ from gradio_client import Client  # type: ignore[import-untyped]
 from playwright.sync_api import sync_playwright
 from scripts import ROOT
 from tqdm import tqdm
-from web_visitors import ANSWER_S, HABITS, HOSTILE, INSTRUCTION, OUTCOMES, Tally, Visitor, act
+from web_habits import HABITS, HOSTILE, INSTRUCTION, act
+from web_visitors import ANSWER_S, OUTCOMES, Tally, Visitor
 
 from tests.conftest import run_script as run_stage
 from tests.page import Page, episode_inputs, find_chromium, served

@@ -361,7 +361,7 @@ def test_a_full_disk_is_reported_and_leaves_the_old_checkpoint(tmp_path: Path) -
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # larger files fail as on a full disk
     try:
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(MachineError, match="the disk is full"):
             save_checkpoint(path, {"model": torch.zeros(1_000_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -18,7 +18,7 @@ Options = TypeVar("Options")
 EXIT_USER_ERROR = 2
 EXIT_MACHINE_FAULT = 3
 EXIT_INTERRUPTED = 130
-_MACHINE_ERRNOS = (errno.ENOSPC, errno.EIO)
+MACHINE_ERRNOS = (errno.ENOSPC, errno.EIO)
 """The disk is full, or broken; other OSErrors are about paths and permissions, which a user can mend."""
 
 
@@ -60,7 +60,7 @@ def run_script(
         message = "a worker process died (out of memory?); run the same command again with fewer --workers"
         _fail(message, EXIT_MACHINE_FAULT)
     except OSError as error:
-        _fail(" ".join(str(error).split()), EXIT_MACHINE_FAULT if error.errno in _MACHINE_ERRNOS else EXIT_USER_ERROR)
+        _fail(" ".join(str(error).split()), EXIT_MACHINE_FAULT if error.errno in MACHINE_ERRNOS else EXIT_USER_ERROR)
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {str(interrupt) or on_interrupt}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

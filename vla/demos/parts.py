@@ -30,7 +30,7 @@ def prepare_parts(output: Path, settings: Mapping[str, Any], numbers: range, ove
     """
     folder = _folder(output)
     settings_file = _settings_file(folder)
-    asked = {**settings, "versions": installed_versions(), "schema_version": SCHEMA_VERSION}
+    asked = _with_versions(settings)
     begun = json.loads(settings_file.read_text()) if settings_file.exists() else asked
     if begun != asked:
         if not overwrite:
@@ -58,6 +58,17 @@ def remove_parts(output: Path) -> None:
         path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def remove_parts_of(output: Path, settings: Mapping[str, Any]) -> None:
+    """Like `remove_parts`, if the folder was begun with these settings and versions; otherwise it stays."""
+    settings_file = _settings_file(_folder(output))
+    if settings_file.exists() and json.loads(settings_file.read_text()) == _with_versions(settings):
+        remove_parts(output)
+
+
+def _with_versions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings, "versions": installed_versions(), "schema_version": SCHEMA_VERSION}
 
 
 def _folder(output: Path) -> Path:

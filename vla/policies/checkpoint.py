@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla.errors import UserError
+from vla.errors import MachineError, UserError
 from vla.files import atomic_path
 from vla.policies.network import NetworkConfig, PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import InstructionEmbeddings
@@ -24,13 +24,16 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint whose `content` has at least the keys in `_REQUIRED`.
 
     Raises:
-        OSError: it could not be written whole; an older file at `path` stays as it was.
+        MachineError: it could not be written whole; an older file at `path` stays as it was.
+        OSError: no file can be created there.
     """
     with atomic_path(path) as temporary:
+        temporary.touch()  # torch reports a folder without write permission as it reports a full disk
         try:
             torch.save({"format_version": FORMAT_VERSION, **content}, temporary)
         except RuntimeError as error:  # torch's error for a full disk
-            raise OSError(f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full?") from None
+            reason = str(error).splitlines()[0]
+            raise MachineError(f"{path} could not be written ({reason}): the disk is full or broken") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

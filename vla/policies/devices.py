@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from vla.errors import MachineError, UserError
+from vla.errors import MACHINE_ERRNOS, MachineError, UserError
 from vla.policies.faults import describe_error, is_machine_fault
 
 
@@ -40,15 +40,19 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def stop_on_machine_fault(how_to_go_on: str) -> Iterator[None]:
-    """Turn a full or failing GPU, or a lack of memory, into a one-line error that ends with `how_to_go_on`.
+    """Turn a full or failing GPU or disk, or a lack of memory, into a one-line error that ends with `how_to_go_on`.
 
     Raises:
-        MachineError: torch reported such a fault, or a rollout met one.
+        MachineError: torch or the operating system reported such a fault, or a rollout met one.
     """
     try:
         yield
     except MachineError as fault:
         raise MachineError(f"{fault}; {how_to_go_on}") from None
+    except OSError as error:
+        if error.errno not in MACHINE_ERRNOS:
+            raise
+        raise MachineError(f"the disk is full or broken ({describe_error(error)}); {how_to_go_on}") from None
     except (RuntimeError, MemoryError) as error:
         if not is_machine_fault(error):
             raise

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vla.errors import UserError
+from vla.files import SHIPPED
+from vla.policies.checkpoint import load_checkpoint
 from vla.policies.devices import choose_device
+from vla.sim.config import VALIDATION_SEEDS
 from vla.training.recipes import RECIPES, Recipe
+
+_RUN_CHECKPOINT = re.compile(r"(last|best_model|epoch_\d+)\.pth")
+
+
+def is_run_checkpoint(path: Path) -> bool:
+    """Whether a file is named like a checkpoint that training writes into its OUTPUT_DIR."""
+    return _RUN_CHECKPOINT.fullmatch(path.name) is not None
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class TrainOptions:
     """Also give the policy the position and opening of its gripper; the report's policy sees one camera alone."""
     init: Path | None = None
     """Checkpoint whose weights and text embeddings training begins with, such as the policy that --dagger rolled out.
-    It need not be repeated with --resume."""
+    It need not be repeated with --resume once an epoch has finished."""
     vision_weights: str | None = None
     """ResNet18's initial weights: torchvision tag, local file, or 'none'. By default the recipe's: none (from scratch)
     for cpu, IMAGENET1K_V1 for full."""
@@ -68,9 +79,10 @@ class TrainOptions:
     """Continue the run in OUTPUT_DIR, if there is one, with the same options and data."""
     export: Path | None = None
     """Also write the best policy to this file, in half precision, for sharing. With --resume, of a finished run too,
-    whose file of demonstrations may have grown since (--dagger)."""
+    whose file of demonstrations may have grown since (--dagger). Of existing files, only a checkpoint of this project
+    is replaced, and neither one of OUTPUT_DIR's own nor the shipped one."""
     overwrite: bool = False
-    """Start anew even if OUTPUT_DIR holds a run."""
+    """Start anew even if OUTPUT_DIR holds a run, whose checkpoints are removed."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -84,8 +96,15 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if self.rollout_episodes > len(VALIDATION_SEEDS):
+            raise UserError(
+                f"--rollout-episodes must be at most {len(VALIDATION_SEEDS)}, the number of validation seeds, "
+                f"got {self.rollout_episodes}"
+            )
         if self.init is not None:
             self._check_init(self.init)
+        if self.export is not None:
+            self._check_export(self.export)
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
         choose_device(self.device)
@@ -93,11 +112,32 @@ class TrainOptions:
     def _check_init(self, init: Path) -> None:
         if not init.is_file():
             raise UserError(f"--init {init}: no such checkpoint; train one with: python 4_train.py")
-        is_ours = any(init.match(pattern) for pattern in ("best_model.pth", "last.pth", "epoch_*"))
-        if is_ours and init.resolve().parent == self.output_dir.resolve():
+        if self._is_own_checkpoint(init):
             raise UserError(
                 f"--init {init} would be replaced by this training; give another --output-dir, or a copy of it"
             )
+
+    def _check_export(self, export: Path) -> None:
+        if export.is_dir():
+            raise UserError(f"--export {export} is a folder; name a file in it")
+        if self._is_own_checkpoint(export):
+            raise UserError(f"--export {export} is a checkpoint of the training itself; name another file")
+        if not export.exists():
+            return
+        if export.resolve() == SHIPPED.resolve():
+            raise UserError(f"--export {export} is the shipped policy, which is never replaced; name another file")
+        try:
+            load_checkpoint(export)
+        except UserError:
+            raise UserError(
+                f"--export {export} exists and is not a checkpoint of this project, so it is not replaced; "
+                "name another file"
+            ) from None
+
+    def _is_own_checkpoint(self, path: Path) -> bool:
+        """Whether this training writes or removes `path` as one of its checkpoints."""
+        path = path.resolve()
+        return is_run_checkpoint(path) and path.parent == self.output_dir.resolve()
 
     def resolve(self) -> Recipe:
         """The recipe with the changes of this command line."""

@@ -32,9 +32,9 @@ class Recipe:
     stride: int = 5
     """Steps between the ends of successive windows."""
     learning_rate: float = 1e-4
-    """At the start of the cosine schedule."""
+    """Learning rate at the start of the cosine schedule."""
     min_learning_rate: float = 1e-6
-    """At its end."""
+    """Learning rate at the end of the cosine schedule."""
     warmup_fraction: float = 0.0
     """Share of all steps over which the learning rate rises to its initial value."""
     weight_decay: float = 1e-5

@@ -36,7 +36,7 @@ class RunState:
     step: int = 0
     """Optimiser steps made."""
     best_score: tuple[float, float] = (-1.0, -math.inf)
-    """Of the best epoch: true success of its rollouts in [0, 1], and its validation loss, negated."""
+    """The best epoch's true success in rollouts, in [0, 1], and its negated validation loss."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record for each finished epoch."""
     optimiser_state: dict[str, Any] | None = None
@@ -97,18 +97,18 @@ class RunState:
         }
 
 
-def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
+def find_run(last: Path, options: TrainOptions, identity: RunIdentity) -> dict[str, Any] | None:
     """Return the checkpoint of the run that --resume continues, its last.pth, or None for a new run.
 
     Raises:
         UserError: there is a run, and neither --resume nor --overwrite was given; or it cannot be continued; or a
-            policy is there without its run.
+            policy is there without its run. With --resume, the policy of this run's own first epoch is no obstacle.
     """
     if options.overwrite:
         return None
     if not last.exists():
         best = last.with_name("best_model.pth")
-        if best.exists():
+        if best.exists() and not (options.resume and _is_from_first_epoch(best, identity)):
             raise UserError(
                 f"{best} holds a policy without its run's {last.name}, and this training would replace it; "
                 f"name another --output-dir, or move the policy away: mv -n {best} {best.with_suffix('.old.pth')}"
@@ -127,3 +127,12 @@ def find_run(last: Path, options: TrainOptions) -> dict[str, Any] | None:
             "put the run's own last.pth back, or name another --output-dir (--overwrite would delete this file)"
         )
     return stored
+
+
+def _is_from_first_epoch(best: Path, identity: RunIdentity) -> bool:
+    """Whether the run of this identity wrote `best` in its first epoch, and then failed to write last.pth."""
+    try:
+        training = load_checkpoint(best)["training"]
+    except UserError:
+        return False
+    return bool(training["epoch"] == 1 and training["identity"] == identity.to_dict())
