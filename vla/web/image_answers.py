@@ -120,7 +120,7 @@ def note(familiar_share: float, strangeness: float, viewpoint_known: bool) -> st
     else:
         notes = [
             f"This image resembles those of the training: {measured} Small changes are not noticed: an image from a "
-            "camera moved by 2 cm can look like this, although the policy then lifts far fewer cubes "
+            "camera moved by 4 cm can look like this, although the policy then lifts far fewer cubes "
             "(docs/perturbations.md)."
         ]
     if not viewpoint_known:
