@@ -173,7 +173,7 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
         # A round of DAgger builds on the rounds before it: another one can follow, but it cannot be repeated.
         more = "--overwrite collects it again" if options.dagger is None else "another --seed adds another round"
         if options.dagger is None and len(rounds) > 1:
-            more = f"another --output collects it again; --overwrite would give up its {len(rounds) - 1} DAgger rounds"
+            more = "another --output collects it again; --overwrite would give up the DAgger rounds in it too"
         print(f"{output} is already complete with these settings ({more})")
     elif options.dagger is None:
         raise UserError(

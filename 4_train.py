@@ -41,7 +41,8 @@ from vla.training.run_state import RunState, find_run
 
 TO_CONTINUE = "continue after the last finished epoch with the same command, with --resume and without --overwrite"
 AFTER_A_FAULT = (
-    f"{TO_CONTINUE} (add --device cpu if the GPU is too small), or start anew with a smaller --batch-windows and another --output-dir (--overwrite gives up this run)"
+    f"{TO_CONTINUE} (add --device cpu if the GPU is too small), or start anew with a smaller --batch-windows and "
+    "another --output-dir (--overwrite gives up this run)"
 )
 
 

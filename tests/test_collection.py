@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from vla.demos.parts import prepare_parts, remove_parts
 from vla.files import run_lock
 
 COLLECT = ROOT / "1_collect_demos.py"
+collection = importlib.import_module("1_collect_demos")
 
 
 @pytest.mark.slow
@@ -108,6 +110,26 @@ def test_only_the_collections_own_files_are_cleared_away(tmp_path: Path) -> None
     (folder / "notes.txt").unlink()
     remove_parts(output)
     assert not folder.exists()
+
+
+def test_a_complete_file_keeps_the_parts_of_another_round(
+    demo_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "demos.hdf5"
+    shutil.copy(demo_file, output)
+    options = collection.CollectOptions(output=output, num_episodes=3, video_episodes=())
+    dagger = {**options.settings(), "dagger": "hash of a policy"}
+    with h5py.File(output, "a") as file:
+        file["data"].attrs["collection"] = json.dumps([options.settings(), dagger])
+    part = prepare_parts(output, {**dagger, "seed": 1000}, range(1), overwrite=False)[0]
+    part.write_text("a demonstration of an interrupted round")
+    collection.main(options)
+    assert part.exists()
+    assert "--overwrite would give up the DAgger rounds in it too" in capsys.readouterr().out
+    remove_parts(output)
+    prepare_parts(output, options.settings(), range(1), overwrite=False)[0].write_text("already merged")
+    collection.main(options)
+    assert not part.parent.exists()
 
 
 @pytest.mark.slow

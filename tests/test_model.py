@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import vla.policies.text_encoder
 from tests.conftest import ROOT
 from vla import stages
-from vla.errors import UserError
+from vla.errors import MachineError, UserError
 from vla.files import SHIPPED
 from vla.policies.actor import ControlConfig, PolicyActor
 from vla.policies.batch import Batch

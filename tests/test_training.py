@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import io
 from collections.abc import Callable
@@ -15,13 +16,14 @@ import pytest
 import torch
 
 from vla.errors import MachineError, UserError
-from vla.files import run_lock
+from vla.files import SHIPPED, run_lock
 from vla.policies.batch import Batch
-from vla.policies.checkpoint import load_checkpoint
+from vla.policies.checkpoint import load_checkpoint, save_checkpoint
 from vla.policies.devices import stop_on_machine_fault
 from vla.policies.weights import describe
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions
+from vla.training.run_identity import RunIdentity
 from vla.training.run_state import find_run
 
 train = importlib.import_module("4_train").main
@@ -143,12 +145,15 @@ def test_one_run_at_a_time_writes_to_a_folder(finished: tuple[TrainOptions, str]
 def test_losses_that_are_not_finite_end_the_run_before_it_saves(
     finished: tuple[TrainOptions, str], tmp_path: Path
 ) -> None:
+    """And --overwrite has removed the old run's checkpoints by then, but nothing else."""
+    for name in ("last.pth", "best_model.pth", "epoch_010.pth", "epoch_mine.pth"):
+        (tmp_path / name).write_bytes(b"old")
     options = dataclasses.replace(
-        finished[0], output_dir=tmp_path, log_dir=tmp_path / "log", learning_rate=1e30, max_steps=4
+        finished[0], output_dir=tmp_path, log_dir=tmp_path / "log", learning_rate=1e30, max_steps=4, overwrite=True
     )
     with pytest.raises(UserError, match=r"step [1-4]: the loss became .* smaller --learning-rate"):
         train(options)
-    assert list(tmp_path.glob("*.pth")) == []
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["epoch_mine.pth"]
 
 
 def test_losses_leave_the_device_once_for_all_waiting_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +187,14 @@ def test_a_full_gpu_stops_the_run_with_what_to_do() -> None:
         raise RuntimeError("shapes differ")
 
 
+def test_a_full_disk_stops_the_run_with_what_to_do() -> None:
+    stopped = pytest.raises(MachineError, match=r"\(OSError: .*No space left on device\); go on with --resume$")
+    with stopped, stop_on_machine_fault("go on with --resume"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), stop_on_machine_fault("go on"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
 def test_a_batch_moves_to_its_device_without_its_segments() -> None:
     empty = torch.zeros(2)
     batch = Batch(empty, empty, empty, empty, empty, empty, empty, ["Pick up the cube"])
@@ -190,11 +203,73 @@ def test_a_batch_moves_to_its_device_without_its_segments() -> None:
     assert on_meta == set(Batch._fields) - {"segments", "instructions"}
 
 
+def _identity(seed: int = 0) -> RunIdentity:
+    """Identity of a run, as `RunIdentity.of` makes it."""
+    options = TrainOptions()
+    return RunIdentity(
+        recipe=dataclasses.asdict(options.resolve()),
+        model={},
+        episodes={"train": ["demo_0"], "valid": []},
+        data_sha256="",
+        demos_sha256=None,
+        num_demos=None,
+        max_steps=None,
+        bfloat16=False,
+        init_sha256=None,
+        seed=seed,
+        restarts=0,
+        rollout_episodes=0,
+        rollout_steps=1,
+        clip_weights="none",
+    )
+
+
+def _save_policy(path: Path, training: dict[str, object]) -> None:
+    """Write a checkpoint whose policy nobody builds."""
+    names = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args")
+    save_checkpoint(path, {**{name: {} for name in names}, "training": training})
+
+
 def test_a_policy_without_its_run_is_not_replaced(tmp_path: Path) -> None:
     best = tmp_path / "best_model.pth"
     best.write_bytes(b"somebody's policy")
     for resume in (False, True):
         with pytest.raises(UserError, match=r"name another --output-dir"):
-            find_run(tmp_path / "last.pth", TrainOptions(output_dir=tmp_path, resume=resume))
+            find_run(tmp_path / "last.pth", TrainOptions(output_dir=tmp_path, resume=resume), _identity())
     assert best.read_bytes() == b"somebody's policy"
-    assert find_run(tmp_path / "last.pth", TrainOptions(output_dir=tmp_path, overwrite=True)) is None
+    assert find_run(tmp_path / "last.pth", TrainOptions(output_dir=tmp_path, overwrite=True), _identity()) is None
+
+
+def test_a_run_whose_first_epoch_failed_between_its_two_checkpoints_starts_anew(tmp_path: Path) -> None:
+    last, options = tmp_path / "last.pth", TrainOptions(output_dir=tmp_path, resume=True)
+    _save_policy(tmp_path / "best_model.pth", {"epoch": 1, "identity": _identity().to_dict()})
+    assert find_run(last, options, _identity()) is None
+    with pytest.raises(UserError, match="without its run"):
+        find_run(last, options, _identity(seed=1))
+    _save_policy(tmp_path / "best_model.pth", {"epoch": 2, "identity": _identity().to_dict()})
+    with pytest.raises(UserError, match="without its run"):
+        find_run(last, options, _identity())
+
+
+def test_an_export_replaces_nothing_but_an_exported_policy(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("the user's")
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (notes, "not a checkpoint of this project"),
+        (tmp_path / "last.pth", "a checkpoint of the training itself"),
+        (tmp_path / "best_model.pth", "a checkpoint of the training itself"),
+        (tmp_path / "epoch_005.pth", "a checkpoint of the training itself"),
+        (SHIPPED, "the shipped policy"),
+    ):
+        with pytest.raises(UserError, match=f"^--export .*{words}"):
+            TrainOptions(output_dir=tmp_path, export=path)
+    exported = tmp_path / "policy.pth"
+    TrainOptions(output_dir=tmp_path, export=exported)
+    _save_policy(exported, {})
+    TrainOptions(output_dir=tmp_path, export=exported)
+
+
+def test_there_are_at_most_as_many_validation_episodes_as_seeds() -> None:
+    with pytest.raises(UserError, match="--rollout-episodes must be at most 1000000"):
+        TrainOptions(rollout_episodes=1_000_001)

@@ -1,10 +1,9 @@
 """The identity of a training run: whether a stored run is the one that is asked for.
 
 `--resume` continues a run only with the recipe, network, options and demonstrations that it began with. The error names
-whatever differs. There are two exceptions. `--init` need not be repeated once an epoch
-has finished. And a finished run whose policy is exported
-(`--resume --export FILE`) needs no demonstrations any more, so their file may have grown since: `1_collect_demos.py
---dagger` adds demonstrations behind the old ones, which must still be there.
+whatever differs. There are two exceptions. `--init` need not be repeated once an epoch has finished. And a finished run
+whose policy is exported (`--resume --export FILE`) needs no demonstrations any more, so their file may have grown
+since: `1_collect_demos.py --dagger` adds demonstrations behind the old ones, which must still be there.
 """
 
 from __future__ import annotations
