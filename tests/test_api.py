@@ -99,7 +99,7 @@ def test_a_forked_process_is_refused_instead_of_hanging(env: LiftEnv, monkeypatc
         vla.make_env("lift")
 
 
-def test_mistakes_of_a_program_are_told() -> None:
+def test_mistakes_of_a_program_raise_user_errors() -> None:
     policy = vla.load_policy(SHIPPED)
     with pytest.raises(UserError, match=r"policy\.reset"):
         policy.select_action(np.zeros((224, 224, 3), dtype=np.uint8))

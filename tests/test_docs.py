@@ -105,7 +105,7 @@ def test_a_stale_result_is_refused(benchmarks: Any, tmp_path: Path) -> None:
         ("a <!-- =rate shipped flown -->1<!-- / -->", "'rate shipped flown' cannot be made"),
     ],
 )
-def test_a_figure_that_cannot_be_shown_is_told(text: str, reason: str, benchmarks: Any, results: Any) -> None:
+def test_a_figure_that_cannot_be_shown_is_an_error(text: str, reason: str, benchmarks: Any, results: Any) -> None:
     with pytest.raises(UserError, match=reason):
         benchmarks("tables").render(text, results, "text")
 

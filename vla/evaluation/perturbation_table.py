@@ -17,8 +17,7 @@ from vla.markdown import markdown_table
 from vla.sim.perturbations import AXES, Perturbation
 
 PERTURB_VERSION = 2
-"""Version of perturb.json. Files without one (docs/results/perturb.json) lack the outcome of each episode, and can only
-be shown."""
+"""Version of perturb.json."""
 UNPERTURBED = "none"
 """Name of the cell in which nothing is changed."""
 
@@ -98,17 +97,10 @@ def _problem(name: str, cell: object, seeds: list[int]) -> str | None:
     return None
 
 
-def paired(base: Cell, cell: Cell) -> tuple[int, int] | None:
-    """Count the episodes that only `base` lifted and those that only `cell` lifted, on the same seeds; None: not known.
-
-    Cells of old files hold totals, which suffice where the unperturbed arm lifted every cube.
-    """
-    if "success" in base and "success" in cell:
-        pairs = list(zip(base["success"], cell["success"], strict=True))
-        return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-    if base["lifted"] == base["episodes"] == cell["episodes"]:
-        return cell["episodes"] - cell["lifted"], 0
-    return None
+def paired(base: Cell, cell: Cell) -> tuple[int, int]:
+    """Count the episodes that only `base` lifted and those that only `cell` lifted, on the same seeds."""
+    pairs = list(zip(base["success"], cell["success"], strict=True))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 
 def perturbation_table(cells: dict[str, Cell]) -> str:
@@ -121,10 +113,10 @@ def perturbation_table(cells: dict[str, Cell]) -> str:
             rows.append((name, "nothing changed", "", rate(cell["lifted"], cell["episodes"]), "", failed, ""))
             continue
         size = f"{cell.get('size', AXES[axis].sizes[int(level) - 1]):g} {AXES[axis].unit}".strip()
-        pair = paired(cells[UNPERTURBED], cell)
-        lost = "-" if pair is None else f"{pair[0]}, {pair[1]} (p = {mcnemar(*pair):.2g})"
+        lost, won = paired(cells[UNPERTURBED], cell)
+        pair = f"{lost}, {won} (p = {mcnemar(lost, won):.2g})"
         rows.append(
-            (name, AXES[axis].what, size, rate(cell["lifted"], cell["episodes"]), lost, failed, AXES[axis].source)
+            (name, AXES[axis].what, size, rate(cell["lifted"], cell["episodes"]), pair, failed, AXES[axis].source)
         )
     head = ("perturbation", "what", "size", "truly lifted", "lost, won", "failures by condition", "size from")
     return markdown_table(head, rows)

@@ -51,7 +51,7 @@ def results_json(
 
     Args:
         facts: about the policy and the run; they become keys of their own.
-        options: of the command.
+        options: the command's options.
         env: configuration of the simulator.
         results: one for each episode.
         videos: one for each episode; None: it has no video.
