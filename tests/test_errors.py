@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -40,6 +41,7 @@ def _raise(error: BaseException) -> Callable[[], None]:
         (_raise(UserError("--seed -1 is no seed")), 2, "error: --seed -1 is no seed"),
         (_read_what_is_not_there, 2, "none.txt"),
         (_raise(MachineError("the GPU is full")), 3, "error: the GPU is full"),
+        (_raise(OSError(errno.EDQUOT, "Disk quota exceeded")), 3, "Disk quota exceeded"),
         (_fill_the_disk, 3, "No space left on device"),
         (_raise(BrokenProcessPool()), 3, "a worker process died"),
         (_raise(KeyboardInterrupt()), 130, "interrupted: run it again"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from vla.errors import MachineError, UserError
 from vla.evaluation.episode import EvaluatedEpisode, died_episode, run_episode
+from vla.evaluation.evaluate import Evaluation, publish
 from vla.evaluation.html_report import write_report
 from vla.evaluation.identity import difference
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.partial import PartialEpisodes
-from vla.evaluation.plan import EvaluationPlan, control_subject
+from vla.evaluation.plan import EvaluationPlan, checkpoint_subject, control_subject
 from vla.evaluation.recordings import write_episodes
 from vla.evaluation.rejudge import print_second_opinions, rejudge_file
 from vla.evaluation.results_json import results_json
 from vla.evaluation.runner import DIED, resumable
+from vla.evaluation.task import task_actor
 from vla.experts.controls import control
 from vla.policies.actor import ControlConfig
 from vla.policies.faults import is_machine_fault
@@ -186,9 +191,12 @@ def test_a_damaged_episode_is_run_again_and_foreign_files_stay(
     for seed in (1, 2):
         partial.save(died_episode(seed, GO, DIED))
     damaged = partial.folder / "episode_1.npz"
-    damaged.write_bytes(damaged.read_bytes()[:200])
-    assert list(partial.load()) == [2]
-    assert "episode_1.npz is damaged" in capsys.readouterr().out
+    whole = damaged.read_bytes()
+    flipped = whole[:60] + bytes(byte ^ 255 for byte in whole[60:100]) + whole[100:]
+    for content in (whole[:200], b"", flipped):  # BadZipFile, EOFError, zlib.error
+        damaged.write_bytes(content)
+        assert list(partial.load()) == [2]
+        assert "episode_1.npz is damaged" in capsys.readouterr().out
     (partial.folder / "notes.txt").write_text("mine")
     partial.remove()
     assert [path.name for path in partial.folder.iterdir()] == ["notes.txt"]
@@ -241,3 +249,47 @@ def test_a_fault_of_the_machine_says_that_the_same_command_continues() -> None:
         assert str(fault) in str(stopped.value)
     with pytest.raises(UserError, match=r"^mine$"), resumable():
         raise UserError("mine")
+    with pytest.raises(IsADirectoryError), resumable():  # would fail again
+        Path("/").write_text("")
+
+
+def _published(folder: Path, names: dict[int, str]) -> Evaluation:
+    """An evaluation of two episodes that has not been published; `names`: content of the videos by number."""
+    subject = control_subject("zero", (GO,))
+    plan = dataclasses.replace(PLAN, num_episodes=2)
+    partial = PartialEpisodes(folder, plan.question(subject, {}))
+    episodes = [
+        dataclasses.replace(died_episode(seed, GO, DIED), has_video=number in names)
+        for number, seed in enumerate((2_000_000, 2_000_001), start=1)
+    ]
+    for episode in episodes:
+        partial.save(episode)
+    for number, content in names.items():
+        (partial.folder / f"eval_trial_{number}.mp4").write_text(content)
+    return Evaluation(plan, subject, folder, subject.facts | {"machine": machine_facts()}, episodes, partial)
+
+
+def test_results_are_published_with_their_own_videos_however_often(tmp_path: Path) -> None:
+    for name in ("eval_trial_1.mp4", "eval_trial_2.mp4", "eval_trial_1_annotated.mp4"):
+        (tmp_path / name).write_text("older")
+    evaluation = _published(tmp_path, {1: "new"})
+    for _ in range(2):  # the first time, the run is killed before it removes the finished episodes
+        publish(evaluation)
+        assert (tmp_path / "eval_trial_1.mp4").read_text() == "new"
+        assert not (tmp_path / "eval_trial_2.mp4").exists()
+        (tmp_path / "eval_trial_1.mp4").write_text("of another run")
+    assert (tmp_path / "eval_trial_1_annotated.mp4").read_text() == "older"
+    evaluation.partial.remove()
+    assert not evaluation.partial.folder.exists()
+
+
+def test_a_checkpoint_rewritten_during_its_evaluation_ends_it(tmp_path: Path) -> None:
+    path = tmp_path / "policy.pth"
+    shutil.copy(ROOT / "checkpoints/lift.pth", path)
+    subject = checkpoint_subject(path, (GO,), ControlConfig(), "none")
+    (task, *_) = PLAN.tasks(subject, None)
+    task_actor(task)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(UserError, match="rewritten while it was being evaluated; copy it and evaluate the copy"):
+        task_actor(task)
+    task_actor(dataclasses.replace(task, checkpoint_version=None))  # the web page: always the newest file

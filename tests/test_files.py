@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,12 @@ def _start(program: str, path: Path, first_line: str) -> subprocess.Popen[str]:
     assert process.stdout is not None
     assert process.stdout.readline() == f"{first_line}\n"
     return process
+
+
+def _two_hours_ago(path: Path) -> None:
+    """Date the last modification of a file back."""
+    then = time.time() - 7200
+    os.utime(path, (then, then))
 
 
 def test_two_processes_that_write_one_path_never_mix_their_contents(tmp_path: Path) -> None:
@@ -97,9 +105,20 @@ def test_a_killed_run_leaves_no_lock_and_no_half_written_file(tmp_path: Path) ->
     for process in (holder, writer):
         process.kill()
         process.communicate(timeout=60)
-    assert [is_temporary(path) for path in tmp_path.glob(".last*")] == [True]
+    (leftover,) = tmp_path.glob(".last*")
+    assert is_temporary(leftover)
+    _two_hours_ago(leftover)
     with run_lock(tmp_path):
-        assert not list(tmp_path.glob(".last*"))
+        assert not leftover.exists()
+
+
+def test_a_file_that_another_program_is_writing_stays(tmp_path: Path) -> None:
+    writer = _start(SLOW_WRITER, tmp_path / "video.mp4", "half")
+    with run_lock(tmp_path):
+        pass
+    _, errors = writer.communicate("go on\n", timeout=60)
+    assert writer.returncode == 0, errors
+    assert (tmp_path / "video.mp4").read_text() == "a" * 1000
 
 
 def test_only_what_atomic_path_left_behind_is_removed(tmp_path: Path) -> None:
@@ -107,6 +126,7 @@ def test_only_what_atomic_path_left_behind_is_removed(tmp_path: Path) -> None:
     leftover = tmp_path / ".demos.tmp-0123456789ab.hdf5"
     for path in (*kept, leftover):
         path.write_text("")
+        _two_hours_ago(path)
     with run_lock(tmp_path / "demos.hdf5", is_file=True):
         assert not leftover.exists()
     assert all(path.exists() for path in kept)

@@ -18,8 +18,8 @@ Options = TypeVar("Options")
 EXIT_USER_ERROR = 2
 EXIT_MACHINE_FAULT = 3
 EXIT_INTERRUPTED = 130
-MACHINE_ERRNOS = (errno.ENOSPC, errno.EIO)
-"""The disk is full, or broken; other OSErrors are about paths and permissions, which a user can mend."""
+_MACHINE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""The disk or the quota is full, the disk is broken, or the system is out of file handles or memory."""
 
 
 class UserError(Exception):
@@ -32,6 +32,11 @@ class MachineError(Exception):
     What was finished is kept; the message says what happened and how the run continues. It is not a fault of a single
     episode: that episode is INVALID, and the run continues.
     """
+
+
+def is_machine_error(error: OSError) -> bool:
+    """Whether the machine failed; other OSErrors are about paths and permissions, which a user can mend."""
+    return error.errno in _MACHINE_ERRNOS or isinstance(error, ConnectionError)
 
 
 def run_script(
@@ -60,7 +65,7 @@ def run_script(
         message = "a worker process died (out of memory?); run the same command again with fewer --workers"
         _fail(message, EXIT_MACHINE_FAULT)
     except OSError as error:
-        _fail(" ".join(str(error).split()), EXIT_MACHINE_FAULT if error.errno in MACHINE_ERRNOS else EXIT_USER_ERROR)
+        _fail(" ".join(str(error).split()), EXIT_MACHINE_FAULT if is_machine_error(error) else EXIT_USER_ERROR)
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {str(interrupt) or on_interrupt}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ BEST = Path("checkpoints/best_model.pth")
 """Checkpoint that training writes."""
 SHIPPED = Path("checkpoints/lift.pth")
 """Checkpoint of the reference policy, which comes with the repository."""
+FileVersion = tuple[int, int]
+_ABANDONED_S = 3600
+"""A temporary file that was not written to for so long belongs to no living writer."""
 _TEMPORARY = re.compile(r"\.(?P<stem>.*)\.tmp-[0-9a-f]{12}(?P<suffix>\..*)?", re.DOTALL)
 
 
@@ -53,6 +57,9 @@ def is_temporary(path: Path) -> bool:
 def run_lock(output: Path, is_file: bool = False) -> Iterator[None]:
     """Reserve a folder, or a file, for this run; removes what killed runs left half-written there.
 
+    Only temporary files older than an hour are removed: a program with a lock of another name, such as the collection
+    of demonstrations, may be writing into the same folder, and would fail without its temporary file.
+
     The operating system releases the lock when the process ends, however it ends. Subfolders are not reserved.
 
     Args:
@@ -80,7 +87,9 @@ def run_lock(output: Path, is_file: bool = False) -> Iterator[None]:
             if leftover and (
                 not is_file or (leftover["stem"], leftover["suffix"] or "") == (output.stem, output.suffix)
             ):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # its writer has finished meanwhile
+                    if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                        path.unlink()
         yield
     finally:
         lock.release()
@@ -90,6 +99,15 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def file_version(path: Path) -> FileVersion:
+    """Return a file's modification time in nanoseconds and its size in bytes; zeros if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from vla.evaluation.episode import EvaluatedEpisode
 from vla.evaluation.html_report import write_report
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.partial import PartialEpisodes
-from vla.evaluation.plan import EvaluationPlan, Subject, video_name
+from vla.evaluation.plan import EvaluationPlan, Subject, is_video, video_name
 from vla.evaluation.recordings import write_episodes
 from vla.evaluation.results_json import results_json, run_versions
 from vla.evaluation.runner import episode_runner, resumable
 from vla.evaluation.tables import failure_table, instruction_table, push_line, report_table
+from vla.evaluation.task import EvalTask
 from vla.files import atomic_path, run_lock
 
 
@@ -70,8 +71,8 @@ def run_episodes(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> Ev
         partial = PartialEpisodes(output_dir, plan.question(subject, runner.facts))
         for line in partial.describe_others():
             print(line)
-        finished = partial.load()
         tasks = plan.tasks(subject, partial.folder if plan.videos else None)
+        finished = _with_videos(partial.load(), tasks)
         if finished:
             print(f"continuing: {len(finished)} of {len(tasks)} episodes are finished ({partial.folder})")
         missing = [task for task in tasks if task.seed not in finished]
@@ -79,6 +80,12 @@ def run_episodes(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> Ev
     by_seed = finished | {episode.result.seed: episode for episode in run}
     facts = subject.facts | {"split": plan.split} | runner.facts | {"machine": machine_facts()}
     return Evaluation(plan, subject, output_dir, facts, [by_seed[task.seed] for task in tasks], partial)
+
+
+def _with_videos(finished: dict[int, EvaluatedEpisode], tasks: Sequence[EvalTask]) -> dict[int, EvaluatedEpisode]:
+    """The finished episodes, by seed, without those whose video was deleted since: they are run again."""
+    lost = {task.seed for task in tasks if task.video is not None and not task.video.exists()}
+    return {seed: episode for seed, episode in finished.items() if not (episode.has_video and seed in lost)}
 
 
 def publish(evaluation: Evaluation) -> str:
@@ -132,13 +139,13 @@ def _report_facts(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _publish_videos(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Move the videos to their places, and remove those of the older evaluation.
+    """Copy the videos to their places, and remove those of the older evaluation.
 
-    A video that is not in `source` was moved already, by a run that was killed while it published.
+    They stay in `source` until the results are published: a run that is killed here publishes again.
     """
     for name in names:
-        if (source / name).exists():
-            os.replace(source / name, target / name)
-    for old in target.glob("eval_trial_*.mp4"):
-        if old.name not in names:
+        with atomic_path(target / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+    for old in target.iterdir():
+        if is_video(old) and old.name not in names:
             old.unlink(missing_ok=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from vla.evaluation.episode import EpisodeResult, EvaluatedEpisode, Recording
 from vla.evaluation.identity import Question, difference, digest
+from vla.evaluation.plan import is_video
 from vla.files import atomic_path, is_temporary, write_text
 
 _PREFIX = "partial-"
@@ -34,7 +34,7 @@ class PartialEpisodes:
         for path in sorted(self.folder.glob("episode_*.npz")):
             try:
                 episode = _read(path)
-            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            except Exception as error:  # np.load raises various types for damaged files
                 print(f"WARNING: {path} is damaged ({type(error).__name__}); the episode is run again")
                 continue
             episodes[episode.result.seed] = episode
@@ -56,11 +56,11 @@ class PartialEpisodes:
             )
 
     def remove(self) -> None:
-        """Delete what this class has written. Anything else that lies in the folder stays, and the folder with it."""
+        """Delete the episodes and their videos. Anything else that lies in the folder stays, and the folder with it."""
         if not self.folder.is_dir():
             return
         for path in self.folder.iterdir():
-            if path.name == _QUESTION or path.match("episode_*.npz") or is_temporary(path):
+            if path.name == _QUESTION or path.match("episode_*.npz") or is_video(path) or is_temporary(path):
                 path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,8 @@ import numpy as np
 from vla.evaluation.identity import Question, as_json
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
-from vla.evaluation.task import EvalTask
-from vla.files import sha256
+from vla.evaluation.task import EvalTask, check_not_rewritten
+from vla.files import FileVersion, file_version, sha256
 from vla.judging.verdict import Thresholds
 from vla.policies.actor import ControlConfig
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance
@@ -41,6 +42,8 @@ class Subject:
     """(512,) float32 raw embedding of each instruction."""
     facts: dict[str, Any]
     """What result files say of it."""
+    checkpoint_version: FileVersion | None = None
+    """The checkpoint's file, as `facts` describe it; None for a control."""
 
 
 def checkpoint_subject(path: Path, instructions: tuple[str, ...], control: ControlConfig, clip_weights: str) -> Subject:
@@ -48,15 +51,16 @@ def checkpoint_subject(path: Path, instructions: tuple[str, ...], control: Contr
 
     Raises:
         UserError: the checkpoint is missing or broken, `control` does not fit its chunks, or an instruction cannot be
-            encoded with `clip_weights`.
+            encoded with `clip_weights`; or the checkpoint was rewritten meanwhile.
     """
+    version = file_version(path)
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint, path)
     control.check(model.config.chunk_size)
     warn_of_version_drift(checkpoint["env_args"], str(path))
     embeddings = instruction_embeddings(checkpoint, clip_weights)
     print(f"policy: {path}, {provenance(checkpoint)}")
-    return Subject(
+    subject = Subject(
         policy="checkpoint",
         checkpoint=path,
         env=EnvConfig.from_env_args(checkpoint["env_args"]),
@@ -67,7 +71,10 @@ def checkpoint_subject(path: Path, instructions: tuple[str, ...], control: Contr
             "weights": provenance(checkpoint),
             "trained_epochs": checkpoint["training"]["epoch"],
         },
+        checkpoint_version=version,
     )
+    check_not_rewritten(path, version)
+    return subject
 
 
 def control_subject(name: str, instructions: tuple[str, ...]) -> Subject:
@@ -129,6 +136,7 @@ class EvaluationPlan:
                 blind=self.blind,
                 push=self.push_test,
                 perturbation=perturbation,
+                checkpoint_version=subject.checkpoint_version,
             )
             for index, instruction in enumerate(instructions)
         ]
@@ -170,3 +178,8 @@ class EvaluationPlan:
 def video_name(number: int) -> str:
     """File name of the video of episode `number`, counted from 1."""
     return f"eval_trial_{number}.mp4"
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file has a name that `video_name` returns."""
+    return re.fullmatch(r"eval_trial_\d+\.mp4", path.name) is not None

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vla.errors import MachineError
+from vla.errors import MachineError, is_machine_error
 from vla.evaluation.episode import EvaluatedEpisode, died_episode
 from vla.evaluation.plan import EvaluationPlan, Subject
-from vla.evaluation.task import EvalTask, evaluate_in_worker
+from vla.evaluation.task import EvalTask, check_not_rewritten, evaluate_in_worker
 from vla.policies.checkpoint import load_policy
 from vla.policies.devices import choose_device, stop_on_machine_fault
 from vla.policies.faults import describe_error
@@ -81,6 +81,7 @@ def episode_runner(plan: EvaluationPlan, subject: Subject) -> Iterator[EpisodeRu
 
     Raises:
         MachineError: a simulator cannot start, or the GPU has no room for the policy.
+        UserError: the checkpoint was rewritten after `subject` was made.
     """
     with SimulatorWorkers(plan.worker_count(), subject.env) as simulators:
         device = choose_device()
@@ -89,6 +90,7 @@ def episode_runner(plan: EvaluationPlan, subject: Subject) -> Iterator[EpisodeRu
         if shared and subject.policy == "checkpoint":
             with stop_on_machine_fault("free it, or give --inference workers"):
                 model, _ = load_policy(subject.checkpoint, device)
+            check_not_rewritten(subject.checkpoint, subject.checkpoint_version)
             # Batches have a fixed size. A CPU would compute their empty rows for nothing (LOG.md): there it is 1.
             server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)
         try:
@@ -103,11 +105,14 @@ def resumable() -> Iterator[None]:
     """Add to a fault of the machine that the same command continues.
 
     Raises:
-        MachineError: the machine failed; an OSError, such as a full disk, is one.
+        MachineError: the machine failed; an OSError such as a full disk is one.
+        OSError: a mistake of the user, such as a folder where a file should be.
     """
     try:
         yield
     except (MachineError, OSError) as fault:
+        if isinstance(fault, OSError) and not is_machine_error(fault):
+            raise
         what = str(fault) if isinstance(fault, MachineError) else describe_error(fault)
         raise MachineError(f"{what}; what has finished is kept: run the same command again to continue") from fault
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from vla.errors import UserError
 from vla.evaluation.episode import EvaluatedEpisode, run_episode
 from vla.experts.controls import control
+from vla.files import FileVersion, file_version
 from vla.policies.actor import ControlConfig, PolicyActor
 from vla.policies.checkpoint import load_checkpoint, load_policy
 from vla.policies.inference_server import RemoteModel
@@ -42,6 +44,8 @@ class EvalTask:
     server: str | None = None
     """Address of the inference server that computes the policy (`vla.policies.inference_server`); None: the worker
     computes it on one CPU thread."""
+    checkpoint_version: FileVersion | None = None
+    """The file that must be loaded (`vla.files.file_version`); None: whatever file lies there now."""
 
 
 def evaluate_in_worker(task: EvalTask) -> EvaluatedEpisode:
@@ -52,21 +56,37 @@ def evaluate_in_worker(task: EvalTask) -> EvaluatedEpisode:
 
 
 def task_actor(task: EvalTask) -> Actor:
-    """Return who acts in `task`: a control, or the checkpoint's policy, which a process loads once."""
+    """Return who acts in `task`: a control, or the checkpoint's policy, which a process loads once.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, or is another file than the task asks for.
+    """
     if task.policy != "checkpoint":
         return control(task.policy)
     torch.set_num_threads(1)
     device = torch.device("cpu")
     if task.server is None:
         model, checkpoint = load_policy(task.checkpoint, device)
+        check_not_rewritten(task.checkpoint, task.checkpoint_version)
     else:
-        model, checkpoint = _remote_policy(task.server, task.checkpoint)
+        model, checkpoint = _remote_policy(task.server, task.checkpoint, task.checkpoint_version)
     known = {task.instruction: torch.from_numpy(task.embedding)}
     embeddings = InstructionEmbeddings(known, checkpoint["text_identity"], "")
     return PolicyActor(model, embeddings, device, task.control, task.blind)
 
 
+def check_not_rewritten(checkpoint: Path, version: FileVersion | None) -> None:
+    """Check, after a checkpoint was read, that it is still the file of this version; None: any file will do.
+
+    Raises:
+        UserError: it was rewritten, and what was read may be another policy.
+    """
+    if version is not None and file_version(checkpoint) != version:
+        raise UserError(f"{checkpoint} was rewritten while it was being evaluated; copy it and evaluate the copy")
+
+
 @functools.cache
-def _remote_policy(server: str, path: Path) -> tuple[RemoteModel, dict[str, Any]]:
+def _remote_policy(server: str, path: Path, version: FileVersion | None) -> tuple[RemoteModel, dict[str, Any]]:
     checkpoint = load_checkpoint(path)
+    check_not_rewritten(path, version)
     return RemoteModel(server, checkpoint["model_config"]), checkpoint

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vla.errors import MachineError, UserError
-from vla.files import atomic_path
+from vla.files import FileVersion, atomic_path, file_version
 from vla.policies.network import NetworkConfig, PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.policies.weights import Identity, describe
@@ -119,11 +119,11 @@ def load_policy(path: Path, device: torch.device) -> tuple[PolicyNetwork, dict[s
 
     Both are kept, and loaded again only if the file was rewritten.
     """
-    return _load_policy(path, path.stat().st_mtime_ns if path.is_file() else None, device)
+    return _load_policy(path, file_version(path), device)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_policy(path: Path, written_ns: int | None, device: torch.device) -> tuple[PolicyNetwork, dict[str, Any]]:
+def _load_policy(path: Path, version: FileVersion, device: torch.device) -> tuple[PolicyNetwork, dict[str, Any]]:
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint, path)
     model.to(device)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from vla.errors import MACHINE_ERRNOS, MachineError, UserError
+from vla.errors import MachineError, UserError, is_machine_error
 from vla.policies.faults import describe_error, is_machine_fault
 
 
@@ -50,9 +50,9 @@ def stop_on_machine_fault(how_to_go_on: str) -> Iterator[None]:
     except MachineError as fault:
         raise MachineError(f"{fault}; {how_to_go_on}") from None
     except OSError as error:
-        if error.errno not in MACHINE_ERRNOS:
+        if not is_machine_error(error):
             raise
-        raise MachineError(f"the disk is full or broken ({describe_error(error)}); {how_to_go_on}") from None
+        raise MachineError(f"the machine failed ({describe_error(error)}); {how_to_go_on}") from None
     except (RuntimeError, MemoryError) as error:
         if not is_machine_fault(error):
             raise

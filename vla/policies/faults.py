@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 _MACHINE_ERRORS = (OSError, EOFError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+"""OSErrors of every kind: a rollout opens none of the user's files, so `vla.errors.is_machine_error` is too narrow."""
 _MACHINE_MESSAGES = ("CUDA error", "cuDNN error", "DefaultCPUAllocator")
 """Parts of messages with which torch reports a failing GPU or a lack of memory as a plain RuntimeError."""
 _LIBRARIES_BELOW = ("mujoco", "OpenGL")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from vla.errors import UserError
 from vla.experts.controls import CONTROLS
-from vla.files import SHIPPED
-from vla.web.file_version import file_version
+from vla.files import SHIPPED, file_version
 from vla.web.loaded_policy import LoadedPolicy, TextEncoders
 
 EXPERT = "expert"

@@ -13,8 +13,8 @@ import numpy as np
 from vla.demos.dataset_table import dataset_table
 from vla.demos.schema import Demo, demo_names, open_demos, read_demo
 from vla.errors import UserError
+from vla.files import FileVersion, file_version
 from vla.judging.verdict import Evidence
-from vla.web.file_version import FileVersion, file_version
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vla.files import FileVersion, file_version
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import build_model, load_checkpoint, provenance
 from vla.policies.devices import choose_device
@@ -18,7 +19,6 @@ from vla.policies.network import PolicyNetwork
 from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder
 from vla.policies.weights import Identity
 from vla.sim.config import EnvConfig, warn_of_version_drift
-from vla.web.file_version import FileVersion, file_version
 
 
 class TextEncoders:

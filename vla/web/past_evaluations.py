@@ -14,8 +14,8 @@ from typing import Any
 from vla.errors import UserError
 from vla.evaluation.episode import EpisodeResult
 from vla.evaluation.tables import rate_rows
+from vla.files import FileVersion, file_version
 from vla.markdown import markdown_table
-from vla.web.file_version import FileVersion, file_version
 
 MEASURED = Path(__file__).resolve().parents[2] / "docs/results"
 """Evaluations that come with the repository, without videos."""
