@@ -40,6 +40,11 @@ def _states(folder: Path) -> list[np.ndarray]:
         return [file[f"episode_{number}/states"][:] for number in range(1, len(file) + 1)]
 
 
+def _contents(folder: Path) -> dict[str, bytes]:
+    """The files in a folder, without the lock that a killed run leaves behind."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+
+
 def _stop(cwd: Path, arguments: tuple[str, ...], signal_number: int, pattern: str, count: int = 1) -> str:
     """Run the script until `count` files match `pattern`, send it the signal, and return its stderr."""
     command = [sys.executable, SCRIPT, *arguments]
@@ -111,11 +116,10 @@ def test_a_killed_evaluation_keeps_the_old_results_and_continues_to_the_same_new
     shutil.copytree(tmp_path / "whole", tmp_path / "out")
     old = tmp_path / "out/eval_trial_6.mp4"
     (tmp_path / "out/eval_trial_1.mp4").rename(old)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    before = _contents(tmp_path / "out")
     stopped = (*arguments, "--push-test", "--output-dir", "out")
     _stop(tmp_path, stopped, signal.SIGKILL, "out/partial-*/episode_*.npz", 2)
-    left = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert left == before
+    assert _contents(tmp_path / "out") == before
 
     other = run_script(SCRIPT, *arguments, "--num-episodes", "1", "--output-dir", "out", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
