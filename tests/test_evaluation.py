@@ -60,6 +60,7 @@ def test_an_episode_report_tells_the_story_of_a_lift(lifted: EvaluatedEpisode) -
     assert recording.strip.shape == (96, 8 * 96, 3)
 
 
+@pytest.mark.slow
 def test_a_cube_that_is_taken_away_is_a_drop_and_a_regrasp(sim: Simulator) -> None:
     sim.perturbation = Perturbation("snatch", 2)
     try:

@@ -169,6 +169,7 @@ def _same(a: EvaluatedEpisode, b: EvaluatedEpisode) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_finished_episodes_are_read_back_to_the_bit(sim: Simulator, tmp_path: Path) -> None:
     lifted = run_episode(sim, control("expert"), GO, 2_000_000, 60, tmp_path / "v.mp4", push=True)
     died = died_episode(2_000_001, GO, DIED)

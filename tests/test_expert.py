@@ -90,6 +90,7 @@ def test_expert_comes_back_after_a_disturbance(sim: Simulator, kind: str) -> Non
     assert judge.success, judge.explain()
 
 
+@pytest.mark.slow
 def test_noise_changes_what_is_executed_before_the_grasp_only(sim: Simulator) -> None:
     steps = list(rollout(sim, ExpertActor(ExpertConfig(noise_std=0.4)), "", 2, 200, Judge()))
     differs = np.array([np.abs(step.decision.action - step.decision.label).max() > 0 for step in steps])

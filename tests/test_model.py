@@ -256,6 +256,7 @@ def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulat
     assert np.ptp(chunks[0][:, :6]) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proprioception", [False, True])
 def test_a_policy_sees_no_pose_of_the_cube_and_no_seed(text: TextEncoder, sim: Simulator, proprioception: bool) -> None:
     """Its actions stay the same when everything but the picture (and the arm's own state, if it asks) is nonsense."""

@@ -100,6 +100,7 @@ def test_another_instruction_changes_the_action_chunk(tmp_path: Path) -> None:
     assert np.abs(before - actor.action_chunk).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_shipped_policy_looks_at_the_cube_and_notices_a_strange_image(sim: Simulator) -> None:
     """Hiding the cube changes its action more than hiding the empty table."""
     policy = LoadedPolicy.load(ROOT / "checkpoints/lift.pth", TextEncoders("none"))

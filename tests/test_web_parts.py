@@ -82,6 +82,7 @@ def test_a_checkpoint_written_again_is_read_again(tmp_path: Path) -> None:
     assert load_policy(path, device)[0] is not in_worker
 
 
+@pytest.mark.slow
 def test_checkpoints_share_a_text_encoder_and_only_the_latest_networks_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
