@@ -56,6 +56,7 @@ class Losing(SimulatorWorkers):
         function: Callable[[Any], Any],
         tasks: Sequence[Any],
         done: Callable[[int, Any], None] | None = None,
+        enough: Callable[[], bool] = lambda: False,
     ) -> list[Any]:
         assert done is not None
         results = [None if task.seed == 2_000_001 else function(task) for task in tasks]
@@ -72,10 +73,10 @@ def test_an_episode_whose_worker_dies_twice_is_invalid_and_nothing_is_made_up(
         EvalTask("zero", Path(), np.zeros(512, np.float32), seed, "go", 2, ControlConfig(), None)
         for seed in (2_000_000, 2_000_001)
     ]
-    kept: list[EvaluatedEpisode] = []
-    runner = EpisodeRunner(Losing(1, EnvConfig()), None, torch.device("cpu"))
-    ran, died = runner.run(tasks, "evaluate", kept.append)
-    assert kept == [ran, died]
+    kept: dict[int, EvaluatedEpisode] = {}
+    runner = EpisodeRunner(Losing(1, EnvConfig()), {}, torch.device("cpu"))
+    ran, died = runner.run(tasks, "evaluate", kept.__setitem__)
+    assert kept == {0: ran, 1: died}
     assert (ran.result.invalid_reason, ran.result.steps) == (None, 2)
     assert (died.result.success, died.result.invalid_reason, died.result.failed) == (False, DIED, "valid")
     assert (died.result.seed, died.result.steps, died.result.verdict) == (2_000_001, 0, f"INVALID: {DIED}")

@@ -65,21 +65,54 @@ def evaluate(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> None:
     print(f"\nresults: {output_dir / 'results.json'}, with pictures: {output_dir / 'report.html'}")
 
 
+@dataclass(frozen=True)
+class BegunEvaluation:
+    """An evaluation some of whose episodes may be missing; `begin` makes one."""
+
+    plan: EvaluationPlan
+    subject: Subject
+    output_dir: Path
+    facts: dict[str, Any]
+    partial: PartialEpisodes
+    tasks: list[EvalTask]
+    finished: dict[int, EvaluatedEpisode]
+    """By seed; those that an earlier run of the same question has finished, and those that were kept since."""
+
+    def keep(self, episode: EvaluatedEpisode) -> None:
+        """Add an episode; it is safe on the disk when this returns."""
+        self.partial.save(episode)
+        self.finished[episode.result.seed] = episode
+
+    def missing(self) -> list[EvalTask]:
+        """The episodes that have not ended."""
+        return [task for task in self.tasks if task.seed not in self.finished]
+
+    def ended(self) -> Evaluation:
+        """The evaluation, when no episode is missing."""
+        episodes = [self.finished[task.seed] for task in self.tasks]
+        return Evaluation(self.plan, self.subject, self.output_dir, self.facts, episodes, self.partial)
+
+
+def begin(plan: EvaluationPlan, subject: Subject, output_dir: Path, run_facts: dict[str, Any]) -> BegunEvaluation:
+    """Find the episodes that an earlier run of the same question has finished, and say so."""
+    partial = PartialEpisodes(output_dir, plan.question(subject, run_facts))
+    for line in partial.describe_others():
+        print(line)
+    tasks = plan.tasks(subject, partial.folder if plan.videos else None)
+    finished = _with_videos(partial.load(), tasks)
+    if finished:
+        print(f"continuing: {len(finished)} of {len(tasks)} episodes are finished ({partial.folder})")
+    facts = subject.facts | {"split": plan.split} | run_facts | {"machine": machine_facts()}
+    return BegunEvaluation(plan, subject, output_dir, facts, partial, tasks, finished)
+
+
 def run_episodes(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> Evaluation:
     """Run the episodes that an earlier run of the same question has not finished; publish nothing yet."""
     with episode_runner(plan, subject) as runner:
-        partial = PartialEpisodes(output_dir, plan.question(subject, runner.facts))
-        for line in partial.describe_others():
-            print(line)
-        tasks = plan.tasks(subject, partial.folder if plan.videos else None)
-        finished = _with_videos(partial.load(), tasks)
-        if finished:
-            print(f"continuing: {len(finished)} of {len(tasks)} episodes are finished ({partial.folder})")
-        missing = [task for task in tasks if task.seed not in finished]
-        run = runner.run(missing, "evaluate", partial.save, list(finished.values())) if missing else []
-    by_seed = finished | {episode.result.seed: episode for episode in run}
-    facts = subject.facts | {"split": plan.split} | runner.facts | {"machine": machine_facts()}
-    return Evaluation(plan, subject, output_dir, facts, [by_seed[task.seed] for task in tasks], partial)
+        begun = begin(plan, subject, output_dir, runner.facts)
+        if missing := begun.missing():
+            runner.run(missing, "evaluate", lambda _, episode: begun.keep(episode), list(begun.finished.values()))
+    return begun.ended()
 
 
 def _with_videos(finished: dict[int, EvaluatedEpisode], tasks: Sequence[EvalTask]) -> dict[int, EvaluatedEpisode]:

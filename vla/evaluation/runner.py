@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +28,12 @@ DIED = "the simulator process died, twice"
 class EpisodeRunner:
     """Simulator workers that run episodes; `episode_runner` makes one."""
 
-    def __init__(self, workers: SimulatorWorkers, server: InferenceServer | None, device: torch.device) -> None:
+    def __init__(self, workers: SimulatorWorkers, addresses: Mapping[Path, str], device: torch.device) -> None:
         self._workers = workers
-        self._address = None if server is None else server.address
+        self._addresses = addresses
         self.facts: dict[str, Any] = {
             "gl_backend": os.environ.get("MUJOCO_GL", ""),
-            "inference": "each worker, one CPU thread" if server is None else f"shared, {_device_name(device)}",
+            "inference": f"shared, {_device_name(device)}" if addresses else "each worker, one CPU thread",
             "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", ""),
         }
         """What else decides the last digits of a result."""
@@ -41,8 +42,9 @@ class EpisodeRunner:
         self,
         tasks: Sequence[EvalTask],
         label: str,
-        keep: Callable[[EvaluatedEpisode], None] | None = None,
+        keep: Callable[[int, EvaluatedEpisode], None] | None = None,
         finished: Sequence[EvaluatedEpisode] = (),
+        enough: Callable[[], bool] = lambda: False,
     ) -> list[EvaluatedEpisode]:
         """Run the tasks and return their episodes in the same order, whatever the number of workers.
 
@@ -51,8 +53,9 @@ class EpisodeRunner:
         Args:
             tasks: the episodes to run.
             label: text before the progress bar.
-            keep: called with each episode as soon as it has ended.
+            keep: called with the number of a task and its episode, as soon as that has ended.
             finished: episodes that an earlier run has finished, for the progress bar.
+            enough: once it is true, no further episode begins, and the episodes that began are returned.
         """
         lifted = sum(episode.result.success for episode in finished)
         episodes: dict[int, EvaluatedEpisode] = {}
@@ -65,39 +68,50 @@ class EpisodeRunner:
                     episode = died_episode(tasks[number].seed, tasks[number].instruction, DIED)
                 episodes[number] = episode
                 if keep is not None:
-                    keep(episode)
+                    keep(number, episode)
                 lifted += episode.result.success
                 bar.update()
                 bar.set_postfix_str(f"{lifted} lifted")
 
-            served = [dataclasses.replace(task, server=self._address) for task in tasks]
-            self._workers.run(evaluate_in_worker, served, done)
-        return [episodes[number] for number in range(len(tasks))]
+            served = [dataclasses.replace(task, server=self._addresses.get(task.checkpoint)) for task in tasks]
+            self._workers.run(evaluate_in_worker, served, done, enough)
+        return [episodes[number] for number in sorted(episodes)]
 
 
 @contextmanager
-def episode_runner(plan: EvaluationPlan, subject: Subject) -> Iterator[EpisodeRunner]:
-    """Start simulator workers, and the inference server where the plan asks for it and a checkpoint acts.
+def episode_runner(plan: EvaluationPlan, *subjects: Subject) -> Iterator[EpisodeRunner]:
+    """Start simulator workers, and an inference server for each checkpoint where the plan asks for it.
+
+    Args:
+        plan: how the episodes are run.
+        subjects: whose episodes the runner can run; they belong to the same simulator.
 
     Raises:
         MachineError: a simulator cannot start, or the GPU has no room for the policy.
-        UserError: the checkpoint was rewritten after `subject` was made.
+        UserError: a checkpoint was rewritten after its subject was made.
     """
-    with SimulatorWorkers(plan.worker_count(), subject.env) as simulators:
+    with SimulatorWorkers(plan.worker_count(), subjects[0].env) as simulators, ExitStack() as servers:
         device = choose_device()
         shared = plan.inference == "shared" or (plan.inference == "auto" and device.type == "cuda")
-        server = None
-        if shared and subject.policy == "checkpoint":
-            with stop_on_machine_fault("free it, or give --inference workers"):
-                model, _ = load_policy(subject.checkpoint, device)
-            check_not_rewritten(subject.checkpoint, subject.checkpoint_version)
-            # Batches have a fixed size. A CPU would compute their empty rows for nothing (LOG.md): there it is 1.
-            server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)
-        try:
-            yield EpisodeRunner(simulators, server, device)
-        finally:
-            if server is not None:
-                server.close()  # before the workers end: one may be waiting for an answer
+        addresses: dict[Path, str] = {}
+        for subject in subjects:
+            if shared and subject.policy == "checkpoint" and subject.checkpoint not in addresses:
+                addresses[subject.checkpoint] = servers.enter_context(_inference_server(subject, device)).address
+        yield EpisodeRunner(simulators, addresses, device)
+
+
+@contextmanager
+def _inference_server(subject: Subject, device: torch.device) -> Iterator[InferenceServer]:
+    """One copy of a checkpoint's policy; closed before the workers end, as one may be waiting for an answer."""
+    with stop_on_machine_fault("free it, or give --inference workers"):
+        model, _ = load_policy(subject.checkpoint, device)
+    check_not_rewritten(subject.checkpoint, subject.checkpoint_version)
+    # Batches have a fixed size. A CPU would compute their empty rows for nothing (LOG.md): there it is 1.
+    server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -67,6 +67,7 @@ class SimulatorWorkers:
         function: Callable[[Task], Result],
         tasks: Sequence[Task],
         done: Callable[[int, Result | None], None] | None = None,
+        enough: Callable[[], bool] = lambda: False,
     ) -> list[Result | None]:
         """Run `function` on every task and return the results in the order of the tasks.
 
@@ -77,6 +78,8 @@ class SimulatorWorkers:
             function: runs one task in a worker; importable, as it is pickled.
             tasks: the arguments of `function`.
             done: called in this process with the number of a task and its result, as soon as that is known.
+            enough: asked before each task. Once it is true, no further task begins: those that run are finished, and
+                tasks that did not begin have no result.
         """
         results: dict[int, Result | None] = {}
 
@@ -85,17 +88,18 @@ class SimulatorWorkers:
             if done is not None:
                 done(number, result)
 
-        while missing := [number for number in range(len(tasks)) if number not in results]:
-            for suspect in self._run_until_death(function, tasks, missing, keep):
+        while not enough() and (missing := [number for number in range(len(tasks)) if number not in results]):
+            wanted = itertools.takewhile(lambda _: not enough(), missing)
+            for suspect in self._run_until_death(function, tasks, wanted, keep):
                 if self._run_until_death(function, tasks, [suspect], keep):
                     keep(suspect, None)
-        return [results[number] for number in range(len(tasks))]
+        return [results[number] for number in sorted(results)]
 
     def _run_until_death(
         self,
         function: Callable[[Task], Result],
         tasks: Sequence[Task],
-        numbers: Sequence[int],
+        numbers: Iterable[int],
         keep: Callable[[int, Result | None], None],
     ) -> list[int]:
         """Run the tasks of these numbers; return those that were running when a worker died, none where none died."""
