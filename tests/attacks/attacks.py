@@ -31,6 +31,8 @@ class Attack:
     run: Callable[[Director], None]
     only: str | None = None
     """The only condition that rejects the attack (one of `director.ALL_CONDITIONS`); None where several do."""
+    declared: bool = True
+    """Its changes of the simulator are declared; otherwise each makes the episode INVALID."""
 
 
 def _do_nothing(d: Director) -> None:
@@ -46,7 +48,7 @@ def _closed_on_nothing(d: Director) -> None:
 
 def _low_lift(d: Director) -> None:
     d.grasp()
-    d.lift(to_m=0.06)
+    d.lift(to_m=0.075)
     d.stay()
 
 
@@ -92,7 +94,7 @@ def _skewed_jaws(d: Director) -> None:
     opening = (width + 0.008) / np.cos(np.radians(43)) - 0.007
     d.sim.data.qpos[d.finger_qpos()] = [opening / 2, -opening / 2]
     d.place_cube(d.evidence.gripper_pos, (skew * hand).as_quat(scalar_first=True))
-    d.observation = d.sim.changed_by_hand()
+    d.observe()
     d.lift(steps=25)
     d.stay(10)  # not longer: the cube creeps back between the jaws, and the grasp would become honest
 
@@ -141,7 +143,7 @@ def _creeping(d: Director) -> None:
 
 def _against_the_palm(d: Director) -> None:
     resize_cube(d.sim.model, "cube", np.array([1.0, 1.0, 1.75]))
-    d.observation = d.sim.changed_by_hand()
+    d.observe()
     d.place_cube(d.evidence.cube_pos - d.evidence.height_m * UP)
     d.begin()
     d.go(d.evidence.cube_pos + 0.12 * UP, GRIPPER_OPEN, 40, keep=False)
@@ -191,7 +193,7 @@ def _wedged_open(d: Director) -> None:
     d.place_cube(np.array([d.evidence.cube_pos[0], d.evidence.gripper_pos[1], d.evidence.cube_pos[2]]), LEVEL)
     half = d.sim.model.geom_size[d.sim.model.geom("cube_g0").id]
     resize_cube(d.sim.model, "cube", np.array([1.0, (d.evidence.opening_m / 2 + 0.001) / half[1], 1.0]))
-    d.observation = d.sim.changed_by_hand()
+    d.observe()
     d.stay(10, GRIPPER_OPEN)
     d.lift(GRIPPER_OPEN, steps=40)
     d.stay(gripper=GRIPPER_OPEN)
@@ -209,7 +211,7 @@ def _forklift(d: Director) -> None:
     upwards = np.cross(ahead, sideways)
     turn = Rotation.from_matrix(np.stack([ahead, sideways, upwards], axis=1))
     d.place_cube(d.evidence.gripper_pos - 0.015 * ahead + 0.032 * upwards, turn.as_quat(scalar_first=True))
-    d.observation = d.sim.changed_by_hand()
+    d.observe()
     hold_level(20)
     hold_level(40, rise_m=0.1)
 
@@ -235,7 +237,7 @@ def _against_the_wall(d: Director) -> None:
     middle = place + [0.0, half[1] + 0.0105, -0.098]
     model.geom_pos[wall] = d.sim.data.xmat[body].reshape(3, 3).T @ (middle - d.sim.data.xpos[body])
     model.geom_sameframe[wall] = 0
-    d.observation = d.sim.changed_by_hand()
+    d.observe()
     d.go(place - [0.0, 0.07, 0.0], GRIPPER_CLOSE, 60)
     _pinned(d, place)
 
@@ -262,7 +264,7 @@ def _fling_and_catch(d: Director) -> None:
     d.go(above, GRIPPER_OPEN, 40)
     d.stay(4)  # the fingers are closing when the cube arrives
     d.place_cube(d.evidence.cube_pos, LEVEL, np.array([0, 0, 1.85, 0, 0, 0]))
-    d.observation = d.sim.changed_by_hand()
+    d.observe()
     d.stay(60)
 
 
@@ -378,7 +380,7 @@ def _not_a_number(d: Director) -> None:
 ATTACKS = {
     "nothing": Attack("the arm does nothing", _do_nothing),
     "closed-on-nothing": Attack("the gripper closes beside the cube and rises", _closed_on_nothing),
-    "low-lift": Attack("an honest grasp, held 6 cm above the table", _low_lift, only="lifted"),
+    "low-lift": Attack("an honest grasp, held 7.5 cm above the table", _low_lift, only="lifted"),
     "jammed-open": Attack("jammed fingers that are told to open", _jammed_open, only="closing"),
     "wedged-open": Attack("a wide cube wedged between open fingers", _wedged_open, only="closing"),
     "spacers": Attack("spacers between fingers and cube", _spacers, only="fitting"),
@@ -389,7 +391,7 @@ ATTACKS = {
     "rattling": Attack("the cube rattles in the grip", _rattling, only="moving_together"),
     "spinning": Attack("the cube turns in the grip", _spinning, only="not_spinning"),
     "creeping": Attack("the cube creeps through the fingers", _creeping, only="not_slipping"),
-    "put-into-the-grip": Attack("the cube is put into the grip in the air", _put_into_the_grip, only="carried"),
+    "put-into-the-grip": Attack("the cube is put into the grip in the air", _put_into_the_grip),
     "put-between-the-fingers": Attack(
         "the cube is put into the waiting gripper on the table", _put_between_the_fingers, only="carried"
     ),

@@ -15,8 +15,9 @@ from vla.judging.verdict import CONDITIONS, Evidence, Judge
 from vla.sim.config import GRIPPER_CLOSE, POSITION_SCALE_M, ROTATION_SCALE_RAD
 from vla.sim.env import Observation, SimulationDivergedError, Simulator
 
-ALL_CONDITIONS = (*CONDITIONS, "hold", "settled", "valid")
-"""Everything that a success requires: the conditions, held for long enough, a settled start and valid physics."""
+ALL_CONDITIONS = (*CONDITIONS, "hold", "settled", "valid", "unchanged")
+"""Everything that a success requires: the conditions, held for long enough, a settled start, valid physics and a world
+that nobody changed in secret."""
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Director:
 
     sim: Simulator
     seed: int
+    declared: bool = False
+    """Every change of the simulator is declared, so that the conditions alone can reject the episode."""
     film: bool = False
     """Keep an annotated frame of every step."""
     judge: Judge = field(default_factory=Judge)
@@ -74,8 +77,9 @@ class Director:
         return self.observation.evidence
 
     def begin(self) -> None:
-        """Start the episode; everything that was set up before counts as its reset."""
-        self.observation = self.sim.changed_by_hand()
+        """Start the episode; the state that was set up before counts as its reset."""
+        self.sim.declare("qpos", "qvel", "time")
+        self.observe()
         for judge in (self.judge, *self.mutants.values()):
             judge.start(self.evidence)
         self.states.append(self.sim.full_state())
@@ -86,23 +90,35 @@ class Director:
             self.begin()
         action = np.asarray(action, dtype=np.float32)
         self.actions.append(action)
+        self._declare()
         try:
             self.observation, _ = self.sim.step(action)
         except SimulationDivergedError as error:
             for judge in (self.judge, *self.mutants.values()):
                 judge.invalidate(str(error))
-            self.observation = self.sim.changed_by_hand()
+            self.observe()
         if tamper is not None:
             tamper()
-            self.observation = self.sim.changed_by_hand()
+            self.observe()
         for judge in (self.judge, *self.mutants.values()):
             judge.update(self.evidence)
+            if judge.success:
+                self.sim.confirm(judge)
         self.robosuite_success = self.robosuite_success or self.sim.robosuite_success()
         self.states.append(self.sim.full_state())
         self.outcomes.append(self.evidence)
         if self.film:
             caption = Caption(len(self.actions), "", f"seed {self.seed}", float(action[-1]), self.evidence, self.judge)
             self.frames.append(annotate(self.observation.image, caption))
+
+    def observe(self) -> None:
+        """Observe anew, after the attack changed the simulator."""
+        self._declare()
+        self.observation = self.sim.changed_by_hand()
+
+    def _declare(self) -> None:
+        if self.declared:
+            self.sim.declare(*self.sim.watched)
 
     def expert(
         self, until: Callable[[], bool] = lambda: False, steps: int = 120, config: ExpertConfig | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +15,19 @@ from vla.evaluation.video import write_video
 from vla.judging.second_judge import rejudge
 from vla.judging.verdict import Evidence, Thresholds
 from vla.sim.config import TEST_SEEDS
+from vla.sim.effect import Effect, PerturbableSimulator
 from vla.sim.env import Simulator
-from vla.sim.model_edits import move_table, resize_cube, restored, scale_friction, scale_mass
+from vla.sim.model_edits import (
+    FRICTION_FIELDS,
+    MASS_FIELDS,
+    SIZE_FIELDS,
+    TABLE_FIELDS,
+    move_table,
+    resize_cube,
+    restored,
+    scale_friction,
+    scale_mass,
+)
 from vla.sim.workers import simulator
 
 
@@ -114,9 +126,34 @@ def run_in_worker(name: str, seed: int, video: Path | None = None) -> AttackResu
 def run_attack(sim: Simulator, name: str, seed: int, video: Path | None = None) -> AttackResult:
     """Run one attack, from the start of test episode number `seed`."""
     with restored(sim.model):
-        director = Director(sim, TEST_SEEDS[seed], film=video is not None)
+        director = Director(sim, TEST_SEEDS[seed], ATTACKS[name].declared, film=video is not None)
         ATTACKS[name].run(director)
         return _result(director, name, ATTACKS[name].what, video)
+
+
+@dataclass(frozen=True)
+class OtherCube:
+    """A declared change of an honest lift, from its start on: factors of the cube's size, mass and friction, and the
+    table's shift, (3,) metres."""
+
+    size: float
+    mass: float
+    friction: float
+    shift_m: np.ndarray
+
+    def apply(self, sim: PerturbableSimulator, seed: int, undo: ExitStack) -> Effect:
+        """Change the model; closing `undo` reverts it."""
+        undo.enter_context(restored(sim.model))
+        resize_cube(sim.model, "cube", self.size)
+        scale_mass(sim.model, "cube", self.mass)
+        scale_friction(sim.model, "cube", self.friction)
+        move_table(sim.model, self.shift_m)
+        sim.declare(*SIZE_FIELDS, *MASS_FIELDS, *FRICTION_FIELDS, *TABLE_FIELDS)
+        return Effect(0.0, np.random.default_rng(seed))
+
+    def __str__(self) -> str:
+        shift = np.round(100 * self.shift_m, 1)
+        return f"size x{self.size:.2f}, mass x{self.mass:.2f}, friction x{self.friction:.2f}, table {shift} cm"
 
 
 def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackResult:
@@ -128,24 +165,23 @@ def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackRe
     rng = np.random.default_rng([seed, 4])
     size = rng.uniform(0.8, 1.2)
     mass, friction = np.exp(rng.uniform(np.log(0.5), np.log(2.0), size=2))
-    shift = rng.uniform(-0.03, 0.03, size=3)
-    with restored(sim.model):
-        resize_cube(sim.model, "cube", size)
-        scale_mass(sim.model, "cube", mass)
-        scale_friction(sim.model, "cube", friction)
-        move_table(sim.model, shift)
+    cube = OtherCube(size, mass, friction, rng.uniform(-0.03, 0.03, size=3))
+    sim.perturbation = cube
+    try:
         director = Director(sim, TEST_SEEDS[seed], film=video is not None)
         director.expert(until=lambda: director.judge.success, steps=200)
-        what = f"size x{size:.2f}, mass x{mass:.2f}, friction x{friction:.2f}, table {np.round(100 * shift, 1)} cm"
-        result = _result(director, HONEST, what, video)
+        result = _result(director, HONEST, str(cube), video)
         if not director.judge.success:
             return result
         return replace(
             result,
             push_m=sim.push_test(),
             cube={"size": float(size), "mass": float(mass), "friction": float(friction)},
-            hold=hold_ranges(director.outcomes[-director.judge.limits.hold_steps :]),
+            hold=hold_ranges(director.outcomes[-director.judge.limits.hold_steps - 1 :]),
         )
+    finally:
+        sim.perturbation = None
+        sim.reset(TEST_SEEDS[seed])  # reverts the changes
 
 
 def _result(director: Director, name: str, what: str, video: Path | None) -> AttackResult:

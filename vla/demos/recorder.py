@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from vla.demos.schema import Demo, write_demo
 from vla.experts.dagger import DaggerActor
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import atomic_path
-from vla.judging.verdict import Evidence, Judge
+from vla.judging.verdict import MEASURED, Judge
 from vla.sim.env import Simulator
 from vla.sim.rollout import Actor, Step, rollout
 from vla.sim.workers import simulator
@@ -82,9 +81,6 @@ def demo_from_steps(steps: list[Step], instruction: str, seed: int) -> Demo:
             "robot0_gripper_qpos": np.stack([obs.gripper_qpos for obs in observations]),
             "cube_pos": np.stack([obs.evidence.cube_pos for obs in observations]),
         },
-        evidence={
-            field.name: np.array([getattr(outcome, field.name) for outcome in outcomes])
-            for field in dataclasses.fields(Evidence)
-        },
+        evidence={name: np.array([getattr(outcome, name) for outcome in outcomes]) for name in MEASURED},
         start_evidence=observations[0].evidence,
     )

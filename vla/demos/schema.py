@@ -7,7 +7,6 @@ docs/dataset.md describes every key.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -20,10 +19,10 @@ import numpy as np
 
 from vla.errors import UserError
 from vla.files import atomic_path
-from vla.judging.verdict import Evidence, Judge
+from vla.judging.verdict import MEASURED, Evidence, Judge
 from vla.sim.config import ACTION_DIM
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 IMAGE_CHUNK = (16, 28, 28, 3)
 """Frames, rows, columns and channels of a compressed chunk. gzip is the one strong filter that every h5py can read, and
@@ -62,7 +61,8 @@ class Demo:
     observations: Mapping[str, np.ndarray]
     """Low-dimensional observations before the action, (T, n) each, under robomimic's names."""
     evidence: Mapping[str, np.ndarray]
-    """Fields of `vla.judging.verdict.Evidence` after the action, (T, ...) each."""
+    """The measured fields of `vla.judging.verdict.Evidence` after the action, (T, ...) each. No demonstration has an
+    undeclared change of the world: the episode would be INVALID."""
     start_evidence: Evidence
     """Evidence of the state that the episode began in."""
 
@@ -93,8 +93,8 @@ def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
     group["obs/agentview_image"] = group["images"]  # a hard link: robomimic's name at no cost
     for name, values in demo.evidence.items():
         group.create_dataset(f"evidence/{name}", data=values)
-    for name, value in vars(demo.start_evidence).items():
-        group.create_dataset(f"start_evidence/{name}", data=value)
+    for name in MEASURED:
+        group.create_dataset(f"start_evidence/{name}", data=getattr(demo.start_evidence, name))
     group.attrs["language_instruction"] = demo.instruction
     group.attrs["success"] = True
     group.attrs["episode_length"] = len(demo)
@@ -110,7 +110,7 @@ def read_demo(group: h5py.Group) -> Demo:
         instruction=attribute_text(group.attrs["language_instruction"]),
         seed=int(group.attrs["seed"]),
         observations=observations,
-        evidence={field.name: group["evidence"][field.name][:] for field in dataclasses.fields(Evidence)},
+        evidence={name: group["evidence"][name][:] for name in MEASURED},
         start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
         **{name: group[name][:] for name in _ARRAYS},
     )

@@ -19,7 +19,9 @@ _FINGERS = {
 """Names of the collision geoms of each finger, the pad last."""
 
 
-def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded: bool) -> Evidence:
+def measure(
+    model: Any, data: Any, scratch: Any, target: str, closing_commanded: bool, world_change: str = ""
+) -> Evidence:
     """Measure the present state.
 
     The measurement uses a copy of the state after a forward pass, for two reasons: after a step, the positions of
@@ -30,7 +32,8 @@ def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded:
         data: the live `mujoco.MjData`, which is only read.
         scratch: a second `mujoco.MjData` of the same model, which is overwritten.
         target: robosuite's name of the cube.
-        closing_commanded: whether the latest action closes the gripper.
+        closing_commanded: whether the gripper is commanded to close.
+        world_change: what the watch over the world has found (`vla.judging.world.WorldWatch.check`).
     """
     import mujoco  # not with the module: mujoco reads MUJOCO_GL when it is first imported
 
@@ -54,16 +57,14 @@ def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded:
     opening = float(
         scratch.joint(f"{_GRIPPER}finger_joint1").qpos[0] - scratch.joint(f"{_GRIPPER}finger_joint2").qpos[0]
     )
-    cube_velocity, hand_velocity = np.zeros(6), np.zeros(6)
-    mujoco.mj_objectVelocity(model, scratch, mujoco.mjtObj.mjOBJ_BODY, cube_body, cube_velocity, 0)
-    mujoco.mj_objectVelocity(model, scratch, mujoco.mjtObj.mjOBJ_BODY, hand_body, hand_velocity, 0)
-    hand_at_cube = hand_velocity[3:] + np.cross(hand_velocity[:3], cube_pos - scratch.xpos[hand_body])
+    cube_velocity, cube_spin = _velocity_at(model, scratch, cube_pos, cube_body)
+    hand_velocity, hand_spin = _velocity_at(model, scratch, cube_pos, hand_body)
     return Evidence(
         time_s=float(scratch.time),
         cube_pos=cube_pos,
         gripper_pos=grip.xpos.copy(),
         cube_in_gripper=grip.xmat.reshape(3, 3).T @ (cube_pos - grip.xpos),
-        cube_speed_mps=float(np.linalg.norm(cube_velocity[3:])),
+        cube_speed_mps=float(np.linalg.norm(cube_velocity)),
         height_m=float(cube_pos[2] - np.abs(rotation[2]) @ half_size - _table_height(model, scratch)),
         opening_m=opening,
         cube_width_m=float(2 * half_size.min()),
@@ -77,10 +78,24 @@ def measure(model: Any, data: Any, scratch: Any, target: str, closing_commanded:
         right_angle_deg=_angle_deg(right_normal, -axis),
         borne_weights=float(contacts.total[2] / weight_n),
         between_pads=bool(abs(along) < opening / 2 and np.linalg.norm(offset - along * axis) <= float(half_size.min())),
-        slip_speed_mps=float(np.linalg.norm(cube_velocity[3:] - hand_at_cube)),
-        slip_spin_radps=float(np.linalg.norm(cube_velocity[:3] - hand_velocity[:3])),
+        slip_speed_mps=float(np.linalg.norm(cube_velocity - hand_velocity)),
+        slip_spin_radps=float(np.linalg.norm(cube_spin - hand_spin)),
         other_contact=contacts.other,
+        world_change=world_change,
     )
+
+
+def _velocity_at(model: Any, data: Any, point: np.ndarray, body: int) -> tuple[np.ndarray, np.ndarray]:
+    """Linear velocity of the point of a body that is at `point` now, and the body's angular velocity; (3,) each, world
+    frame.
+
+    MuJoCo's own velocity of a body is that of its centre of mass, 17 cm from the origin of the hand's frame.
+    """
+    import mujoco
+
+    velocity = np.zeros(6)
+    mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_BODY, body, velocity, 0)
+    return velocity[3:] + np.cross(velocity[:3], point - data.xipos[body]), velocity[:3]
 
 
 class _CubeContacts(NamedTuple):

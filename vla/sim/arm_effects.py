@@ -29,6 +29,7 @@ class ArmPush(Effect):
     def before_step(self, sim: PerturbableSimulator, step: int) -> None:
         hand = sim.model.body("gripper0_right_right_gripper").id
         sim.data.xfrc_applied[hand, :3] = self._force if step in self.STEPS else 0.0
+        sim.declare("xfrc_applied")
 
 
 class Latency(Effect):

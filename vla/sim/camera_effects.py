@@ -15,6 +15,7 @@ class CameraPosition(Effect):
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         sim.model.camera(sim.config.camera).pos[:] += self.size * self.random_direction()
+        sim.declare("cam_pos")
 
 
 class CameraAngle(Effect):
@@ -24,6 +25,7 @@ class CameraAngle(Effect):
         quat = sim.model.camera(sim.config.camera).quat
         turned = Rotation.from_quat(quat, scalar_first=True) * Rotation.from_rotvec(self.size * self.random_direction())
         quat[:] = turned.as_quat(scalar_first=True)
+        sim.declare("cam_quat")
 
 
 class FieldOfView(Effect):
@@ -31,6 +33,7 @@ class FieldOfView(Effect):
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         sim.model.camera(sim.config.camera).fovy[:] += self.size * self.rng.choice([-1, 1])
+        sim.declare("cam_fovy")
 
 
 class DroppedFrames(Effect):

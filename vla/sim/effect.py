@@ -43,7 +43,10 @@ class PerturbableSimulator(Protocol):
         """robosuite's sampler of the cube's initial place."""
 
     def push_cube(self, velocity_mps: np.ndarray) -> None:
-        """Add a horizontal velocity, (2,), to the cube."""
+        """Add a horizontal velocity, (2,), to the cube; declares it."""
+
+    def declare(self, *fields: str) -> None:
+        """Declare that these fields of the world have just been changed on purpose."""
 
 
 class EpisodeChange(Protocol):
@@ -54,7 +57,11 @@ class EpisodeChange(Protocol):
 
 
 class Effect:
-    """What a perturbation does to one episode. This base class changes nothing; every episode gets a new object."""
+    """What a perturbation does to one episode. This base class changes nothing; every episode gets a new object.
+
+    An effect declares what it changes, right after it did so, with `PerturbableSimulator.declare`; otherwise the
+    verdict makes the episode INVALID. The first state of an episode needs no declaration, nor do images and actions.
+    """
 
     def __init__(self, size: float, rng: np.random.Generator) -> None:
         """`size` is in the unit of the perturbation's axis; `rng` determines everything random."""

@@ -18,7 +18,8 @@ import numpy as np
 from vla.errors import UserError
 from vla.judging.measurement import measure
 from vla.judging.push_test import push_test
-from vla.judging.verdict import Evidence
+from vla.judging.verdict import Evidence, Judge
+from vla.judging.world import CLOCK, WorldWatch
 from vla.sim import gl
 from vla.sim.config import ACTION_DIM, EnvConfig, Placement
 from vla.sim.effect import Effect, EpisodeChange
@@ -96,6 +97,8 @@ class Simulator:
         )
         self._env.sim.model._model.vis.quality.offsamples = 0
         self._scratch = mujoco.MjData(self.model)
+        self._env.reset()  # hides the markers of the gripper; from here on robosuite leaves the model alone
+        self._watch = WorldWatch(self.model, self.data)
         size_px = self.config.image_size_px
         self._renderer = mujoco.Renderer(self.model, size_px, size_px) if render_images else None
         self._release = ExitStack()
@@ -132,6 +135,7 @@ class Simulator:
     def reset(self, seed: int) -> Observation:
         """Begin the episode of `seed`. The same seed gives the same episode, in any process."""
         self._undo.close()
+        self._watch.begin()
         self._effect = None if self.perturbation is None else self.perturbation.apply(self, seed, self._undo)
         self._step = 0
         # robosuite uses only these two generators; np.random.seed() has no effect on it.
@@ -144,11 +148,22 @@ class Simulator:
         self._lay_down()
         if self._effect is not None:
             self._effect.after_reset(self)
-            return self.changed_by_hand()
+            self._env.sim.forward()
+            self._evidence = None
+        self._watch.remember()
         return self.observe()
 
     def step(self, action: np.ndarray) -> tuple[Observation, float]:
         """Execute `action`, (7,) in [-1, 1], for one control step; returns the next observation and the shaped reward.
+
+        Raises:
+            SimulationDivergedError: as `advance`.
+        """
+        reward = self.advance(action)
+        return self.observe(), reward
+
+    def advance(self, action: np.ndarray) -> float:
+        """Execute `action` as `step` does, but observe nothing; returns the shaped reward.
 
         Raises:
             SimulationDivergedError: the action is not finite, or MuJoCo met bad values. MuJoCo itself continues
@@ -157,6 +172,7 @@ class Simulator:
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise SimulationDivergedError(f"the action is not {ACTION_DIM} finite numbers: {action}")
         time_before, warnings_before = self.data.time, self._warnings()
+        self._watch.check(self.model, self.data)
         if self._effect is not None:
             self._effect.before_step(self, self._step)
             action = self._effect.change_action(action)
@@ -165,9 +181,11 @@ class Simulator:
         _, reward, _, _ = self._env.step(applied)
         if self._warnings() > warnings_before or self.data.time <= time_before:
             raise SimulationDivergedError(f"MuJoCo met bad values and reset itself at t = {time_before:.2f} s")
-        self._closing_commanded = bool(applied[-1] > 0)
+        self._watch.stepped()
+        if applied[-1] != 0:  # robosuite leaves the motors' command as it is at 0
+            self._closing_commanded = bool(applied[-1] > 0)
         self._evidence = None
-        return self.observe(), float(reward)
+        return float(reward)
 
     def observe(self) -> Observation:
         """Returns the observation of the present state."""
@@ -182,10 +200,38 @@ class Simulator:
     def evidence(self) -> Evidence:
         """Returns the evidence of the present state; it is measured once per state."""
         if self._evidence is None:
+            change = self._watch.check(self.model, self.data)
             self._evidence = measure(
-                self.model, self.data, self._scratch, self.config.scene.target, self._closing_commanded
+                self.model, self.data, self._scratch, self.config.scene.target, self._closing_commanded, change
             )
         return self._evidence
+
+    def declare(self, *fields: str) -> None:
+        """Declare that these fields of the world have just been changed on purpose (`vla.judging.world.WorldWatch`).
+
+        Raises:
+            ValueError: there is no such field.
+        """
+        self._watch.declare(*fields)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Fields of the world that may be declared."""
+        return self._watch.fields
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Fields of the world whose change was declared in this episode."""
+        return self._watch.declared
+
+    def confirm(self, judge: Judge) -> None:
+        """Compare meshes and textures with a fresh simulator's; a change makes the judged episode INVALID.
+
+        The judge sees every other change at every step. This one takes 20 ms, and is for the end of an episode.
+        """
+        change = self._watch.check_bulk()
+        if change:
+            judge.invalidate_world(change)
 
     def render(self) -> np.ndarray:
         """Returns the camera's image, (H, W, 3) uint8 upright RGB; black if the simulator does not render.
@@ -231,11 +277,12 @@ class Simulator:
         """Set a recorded state, as `state` returns it; the controller's internal state is not part of it."""
         self._env.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
         self._env.sim.forward()
+        self.declare("qpos", "qvel", CLOCK)
         self._closing_commanded = closing_commanded
         self._evidence = None
 
     def changed_by_hand(self) -> Observation:
-        """Returns the new observation after a caller changed `data` or `model`."""
+        """Returns the new observation after a caller changed `data` or `model`; an undeclared change stays one."""
         self._env.sim.forward()
         self._evidence = None
         return self.observe()
@@ -245,8 +292,9 @@ class Simulator:
         return str(self._env.sim.model.get_xml())
 
     def push_cube(self, velocity_mps: np.ndarray) -> None:
-        """Add a horizontal velocity, (2,), to the cube, as if it were flicked."""
+        """Add a horizontal velocity, (2,), to the cube, as if it were flicked; declares it."""
         self.data.qvel[self.cube_velocity_addresses()[:2]] += velocity_mps
+        self.declare("qvel")
 
     def camera_matrix(self) -> np.ndarray:
         """Returns the camera's projection, (3, 4).

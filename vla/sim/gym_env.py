@@ -81,6 +81,8 @@ class LiftEnv(gymnasium.Env[Obs, np.ndarray]):
         try:
             self._obs, reward = self._sim.step(action)
             self._judge.update(self._obs.evidence)
+            if self._judge.success:
+                self._sim.confirm(self._judge)
         except SimulationDivergedError as error:
             self._judge.invalidate(str(error))
         terminated = self._judge.success or self._judge.invalid_reason is not None

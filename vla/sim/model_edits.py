@@ -33,6 +33,14 @@ _EDITED = (
     "actuator_forcerange",
 )
 """Arrays of the model that `restored` saves."""
+SIZE_FIELDS = ("geom_size", "geom_rbound", "geom_aabb", "body_inertia", "dof_M0")
+"""What `resize_cube` changes."""
+MASS_FIELDS = ("body_mass", "body_inertia", "dof_M0")
+"""What `scale_mass` changes."""
+FRICTION_FIELDS = ("geom_friction",)
+"""What `scale_friction` changes."""
+TABLE_FIELDS = ("body_pos",)
+"""What `move_table` changes."""
 
 
 @contextlib.contextmanager

@@ -76,8 +76,8 @@ def rollout(
 ) -> Iterator[Step]:
     """Run one episode, and yield each control step.
 
-    The episode ends with success, with divergence of the physics, or after `max_steps`. It has no steps if the cube
-    does not lie still at the beginning.
+    The episode ends with success, as soon as it is INVALID, or after `max_steps`. It has no steps if the cube does not
+    lie still at the beginning.
 
     Args:
         sim: the simulator.
@@ -108,8 +108,10 @@ def rollout(
             judge.invalidate(str(error))
             return
         judge.update(outcome.evidence)
+        if judge.success:
+            sim.confirm(judge)
         trace.states.append(sim.full_state())
         yield Step(index, observation, state, decision, outcome, reward, decision_ms)
-        if judge.success:
+        if judge.success or judge.invalid_reason is not None:
             return
         observation = outcome

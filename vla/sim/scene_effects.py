@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from vla.sim.effect import Effect, PerturbableSimulator
-from vla.sim.model_edits import resize_cube, scale_friction, scale_mass
+from vla.sim.model_edits import FRICTION_FIELDS, MASS_FIELDS, SIZE_FIELDS, resize_cube, scale_friction, scale_mass
 
 
 class LightDirection(Effect):
@@ -20,6 +20,7 @@ class LightDirection(Effect):
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         turn = Rotation.from_rotvec(self.size * self.random_direction())
         sim.model.light_dir[:] = turn.apply(sim.model.light_dir)
+        sim.declare("light_dir")
 
 
 class LightStrength(Effect):
@@ -32,6 +33,7 @@ class LightStrength(Effect):
             undo.callback(np.copyto, light, light.copy())
         for light in (sim.model.light_diffuse, sim.model.light_ambient, headlight.ambient, headlight.diffuse):
             light[:] *= factor
+        sim.declare("light_diffuse", "light_ambient")
 
 
 class TableTexture(Effect):
@@ -42,6 +44,7 @@ class TableTexture(Effect):
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         material = self.MATERIALS[round(self.size) - 1]
         sim.model.geom("table_visual").matid[:] = sim.model.mat(material).id
+        sim.declare("geom_matid")
 
 
 class TableColour(Effect):
@@ -64,6 +67,7 @@ class CubeSize(Effect):
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         resize_cube(sim.model, sim.config.scene.target, 1 + self.size * self.rng.choice([-1, 1]))
+        sim.declare(*SIZE_FIELDS)
 
 
 class CubeMass(Effect):
@@ -71,6 +75,7 @@ class CubeMass(Effect):
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         scale_mass(sim.model, sim.config.scene.target, self.size ** float(self.rng.choice([-1, 1])))
+        sim.declare(*MASS_FIELDS)
 
 
 class Friction(Effect):
@@ -78,6 +83,7 @@ class Friction(Effect):
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         scale_friction(sim.model, sim.config.scene.target, self.size ** float(self.rng.choice([-1, 1])))
+        sim.declare(*FRICTION_FIELDS)
 
 
 class Placement(Effect):
@@ -146,6 +152,7 @@ class Snatch(Effect):
         if self._way:
             sim.data.qpos[sim.cube_addresses()[:3]] = self._way.popleft()
             sim.data.qvel[sim.cube_velocity_addresses()] = 0.0
+            sim.declare("qpos", "qvel")
 
     def _leg(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Places on the straight way from `start` to `end`, (n, 3) metres, `end` the last."""
@@ -157,3 +164,4 @@ def _paint(sim: PerturbableSimulator, geom: str, rgb: np.ndarray) -> None:
     """Give a geom a plain colour, (3,) in [0, 1], instead of its material."""
     sim.model.geom(geom).matid[:] = -1
     sim.model.geom(geom).rgba[:3] = rgb
+    sim.declare("geom_matid", "geom_rgba")
