@@ -2,7 +2,8 @@
 
 Reads a checkpoint, or drives a control policy. Writes `results.json`, Table 4 (`results.md`), a page with every episode
 (`report.html`), the episodes' states (`episodes.hdf5`) and a video of each into the output directory. The seeds are
-fixed beforehand, and test seeds are never used for training or validation. Every episode that began counts.
+fixed beforehand, and test seeds are never used for training or validation. Every episode that began counts; with
+--until-decided, every episode up to the pair that decided.
 
 A run that was stopped loses no finished episode: the same command continues. Older results in the output directory stay
 until the new ones are whole. Exit code 3 means that the machine failed (a full disk or GPU, say), not the policy.
@@ -10,6 +11,7 @@ until the new ones are whole. Exit code 3 means that the machine failed (a full 
     python 5_evaluate.py --checkpoint checkpoints/best_model.pth --num-episodes 10
     python 5_evaluate.py --policy random --num-episodes 50
     python 5_evaluate.py --compare checkpoints/best_model.pth checkpoints/lift.pth --num-episodes 100
+    python 5_evaluate.py --compare checkpoints/best_model.pth checkpoints/lift.pth --num-episodes 200 --until-decided
     python 5_evaluate.py --perturb all --num-episodes 30
     python 5_evaluate.py --rejudge videos/episodes.hdf5
 """
@@ -28,6 +30,7 @@ from vla.evaluation.paired import compare_policies
 from vla.evaluation.perturb import evaluate_perturbed
 from vla.evaluation.plan import EvaluationPlan, InferenceMode, Subject, checkpoint_subject, control_subject
 from vla.evaluation.rejudge import print_second_opinions
+from vla.evaluation.sequential import FEWEST_PAIRS
 from vla.files import default_checkpoint
 from vla.policies.actor import ControlConfig
 from vla.policies.instructions import INSTRUCTIONS
@@ -48,6 +51,8 @@ class EvaluateOptions:
     numbers, or the scripted expert, which sees the simulator's state."""
     compare: tuple[Path, Path] | None = None
     """Two checkpoints to evaluate on the same seeds instead, with an exact McNemar test."""
+    until_decided: bool = False
+    """Run the pairs of --compare only until a sequential test decides; --num-episodes is then the most that are run."""
     perturb: str | None = None
     """Perturbations to evaluate under instead: AXIS, AXIS:LEVEL (1-3) or all; the same seeds also run unperturbed."""
     rejudge: Path | None = None
@@ -108,6 +113,22 @@ class EvaluateOptions:
             raise UserError(f"{' and '.join(modes)} were given together; give one of them at a time")
         if self.perturb is not None:
             parse_perturbations(self.perturb)
+        if self.until_decided:
+            self._check_until_decided()
+
+    def _check_until_decided(self) -> None:
+        if self.compare is None:
+            raise UserError("--until-decided compares two policies, and none were given; add --compare A.pth B.pth")
+        if self.every_instruction:
+            raise UserError(
+                "--until-decided and --every-instruction were given together: the comparison could end before it has "
+                "seen every instruction; leave one of them out"
+            )
+        if self.num_episodes < FEWEST_PAIRS:
+            raise UserError(
+                f"--num-episodes {self.num_episodes}: --until-decided cannot decide with fewer than {FEWEST_PAIRS} "
+                "pairs; give the most that you would run, such as --num-episodes 200"
+            )
 
     def plan(self) -> EvaluationPlan:
         """The episodes that these options ask for, and how they are run."""
@@ -140,7 +161,7 @@ def main(options: EvaluateOptions) -> None:
         print_second_opinions(options.rejudge)
     elif options.compare is not None:
         first, second = (options.subject(path) for path in options.compare)
-        compare_policies(options.plan(), first, second, options.output_dir)
+        compare_policies(options.plan(), first, second, options.output_dir, options.until_decided)
     elif options.perturb is not None:
         perturbations = parse_perturbations(options.perturb)
         evaluate_perturbed(options.plan(), options.subject(options.checkpoint), perturbations, options.output_dir)

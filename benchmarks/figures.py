@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import arms_table
+import sequential_test
 from controls import controls_table
 from evaluation_speed import speed_table
 from results import Results
@@ -20,7 +21,7 @@ from tests.attacks.__main__ import tables as attack_tables
 from vla.errors import UserError
 from vla.evaluation.episode import EpisodeResult
 from vla.evaluation.perturbation_table import UNPERTURBED, perturbation_table
-from vla.evaluation.statistics import rate
+from vla.evaluation.statistics import rate, share
 from vla.evaluation.tables import TABLE_4, instruction_table, report_rows
 from vla.judging.verdict import Thresholds
 from vla.markdown import markdown_table
@@ -197,6 +198,13 @@ def familiar(results: Results) -> str:
     return markdown_table(FAMILIAR_HEAD, results["familiar"]["rows"])
 
 
+def sequential_most(results: Results) -> str:
+    """The largest share of runs between equally good policies that decided, within the largest budget."""
+    content = results["sequential"]
+    most = max(each["decided"] for row in content["errors"] for each in row["within"].values())
+    return share(most, content["runs"])
+
+
 def web_load(results: Results) -> str:
     """The page under load (web_load.py, which drives a browser and is imported only where it is shown)."""
     from web_load import load_table
@@ -231,6 +239,9 @@ FIGURES: dict[str, Callable[..., str]] = {
     "harmless_axes": harmless_axes,
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,
+    "sequential_errors": lambda results: sequential_test.errors_table(results["sequential"]),
+    "sequential_most": sequential_most,
+    "sequential_savings": lambda results: sequential_test.savings_table(results["sequential"]),
     "web_load": web_load,
     "limit": limit,
     "recipes": recipes,

@@ -28,7 +28,7 @@ from vla.sim.perturbations import AXES
 RESULTS = ROOT / "docs/results"
 OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
 """Results whose `checkpoint_sha256` must be that of checkpoints/lift.pth."""
-WITHOUT_VERDICT = ("evaluation_speed", "familiar", "web_load")
+WITHOUT_VERDICT = ("evaluation_speed", "familiar", "web_load", "sequential")
 """Results that measure no success, and so record no thresholds."""
 
 

@@ -85,7 +85,7 @@ def test_two_policies_are_compared_and_a_blind_one_acts_differently(tmp_path: Pa
     done = run_script(*QUICK, "--compare", SHIPPED, other, *arguments, "both", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     both = json.loads((tmp_path / "both/compare.json").read_text())
-    assert both["compare_version"] == 1
+    assert both["compare_version"] == 2
     assert [subject["checkpoint_sha256"] for subject in both["subjects"]] == [sha256(SHIPPED), sha256(other)]
     assert (both["split"], both["seeds"]) == ("test", [2_000_000, 2_000_000])
     assert (both["lifted_by_neither"], both["mcnemar_exact_p"]) == (1, 1.0)

@@ -159,6 +159,8 @@ def _tables(evaluation: Evaluation) -> str:
         tables.append(push_line(results))
     first, last = plan.seeds()
     tables.append(f"{plan.describe()}, {plan.split} seeds {first}-{last}; weights: {evaluation.facts['weights']}")
+    if "stopping" in evaluation.facts:
+        tables.append(evaluation.facts["stopping"])
     return "\n\n".join(tables)
 
 

@@ -1,15 +1,15 @@
 """An anytime-valid test of two policies on the same episodes: it may be looked at, and stopped, after every pair.
 
-Only a *discordant* pair says which policy is better: an episode that one policy lifts and the other does not. If both are
-equally good, it favours either with probability 1/2, whatever came before. After n discordant pairs, k of them for the
-first policy, the e-value is the likelihood of these pairs, averaged over every share p of pairs that might favour the
-first policy, divided by their likelihood under p = 1/2:
+Only a *discordant* pair says which policy is better: an episode that one policy lifts and the other does not. If both
+are equally good, it favours either with probability 1/2, whatever came before. After n discordant pairs, k of them for
+the first policy, the e-value is the likelihood of these pairs, averaged over every share p of pairs that might favour
+the first policy, divided by their likelihood under p = 1/2:
 
     e = integral of p^k (1 - p)^(n - k) dp / (1/2)^n = 2^n / ((n + 1) C(n, k))
 
-For equally good policies its expectation stays 1 (it is a martingale). By Ville's inequality it therefore ever reaches 20
-with probability 5% at most, however many pairs are run and whenever one stops. The test decides at the first pair at
-which e reaches 20. The average is uniform over p, and so is fixed before any data and the same for every budget: a
+For equally good policies its expectation stays 1 (it is a martingale). By Ville's inequality it therefore ever reaches
+20 with probability 5% at most, however many pairs are run and whenever one stops. The test decides at the first pair at
+which e reaches 20. The average is uniform over p: it is fixed before any data, and the same for every budget, so that a
 budget may be raised after an undecided run.
 
 Sources: H. Robbins, Statistical methods related to the law of the iterated logarithm, Annals of Mathematical Statistics
@@ -21,7 +21,7 @@ inequality and the p-value that is valid at any time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,8 @@ ALPHA = 0.05
 """Probability that the test ever decides between two equally good policies, at most."""
 THRESHOLD = 1 / ALPHA
 """The e-value that decides."""
+FEWEST_PAIRS = 8
+"""With fewer pairs the test cannot decide, even if the same policy wins all of them: e is 2^n / (n + 1) then."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,25 @@ def decide(pairs: Iterable[tuple[bool, bool]]) -> Decision:
             better: Literal["first", "second"] = "first" if only_first > only_second else "second"
             return Decision(better, number, only_first, only_second, e_value, 1 / largest)
     return Decision(None, number, only_first, only_second, e_value, 1 / largest)
+
+
+def ended_pairs(
+    seeds: Iterable[int], first: Mapping[int, bool], second: Mapping[int, bool]
+) -> Iterator[tuple[bool, bool]]:
+    """The pairs in the order of `seeds`, up to the first of which an episode has not ended.
+
+    Episodes that run at the same time end in any order. Only in an order that is fixed beforehand do they lead to the
+    same decision for any number of workers; pairs in the order of their ends would favour short, successful episodes.
+
+    Args:
+        seeds: of all pairs.
+        first: whether the first policy lifted, by seed, for the episodes that have ended.
+        second: the same for the second policy.
+    """
+    for seed in seeds:
+        if seed not in first or seed not in second:
+            return
+        yield first[seed], second[seed]
 
 
 def anytime_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from scipy.stats import binomtest
+
+Interval = Callable[[int, int], tuple[float, float]]
+"""Makes an interval in [0, 1] of the number of successes and that of trials."""
 
 
 def success_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -13,9 +17,9 @@ def success_interval(successes: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def rate(successes: int, trials: int) -> str:
-    """'7/10 = 70% [34.7%, 93.4%]', the interval exact at 95% and rounded outwards."""
-    return f"{share(successes, trials)} [{', '.join(percent_bounds(successes, trials))}]"
+def rate(successes: int, trials: int, interval: Interval = success_interval) -> str:
+    """'7/10 = 70% [34.7%, 93.4%]', the interval at 95%, exact unless another is given, and rounded outwards."""
+    return f"{share(successes, trials)} [{', '.join(percent_bounds(successes, trials, interval))}]"
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -39,8 +43,8 @@ def share(successes: int, trials: int) -> str:
     return f"{successes}/{trials} = {text}"
 
 
-def percent_bounds(successes: int, trials: int) -> tuple[str, str]:
+def percent_bounds(successes: int, trials: int, interval: Interval = success_interval) -> tuple[str, str]:
     """The bounds of the interval in per cent, rounded outwards, so that the printed interval never claims too much."""
-    low, high = success_interval(successes, trials)
+    low, high = interval(successes, trials)
     floor, ceiling = math.floor(1000 * low) / 10, math.ceil(1000 * high) / 10
     return "0%" if floor == 0 else f"{floor:.1f}%", "100%" if ceiling == 100 else f"{ceiling:.1f}%"
