@@ -1,9 +1,9 @@
 """Evaluate a policy in closed loop (report sec. 5).
 
-Reads a checkpoint, or drives a control policy. Writes `results.json`, Table 4 (`results.md`), a page with every episode
-(`report.html`), the episodes' states (`episodes.hdf5`) and a video of each into the output directory. The seeds are
-fixed beforehand, and test seeds are never used for training or validation. Every episode that began counts; with
---until-decided, every episode up to the pair that decided.
+Reads a checkpoint, or drives a control policy. Writes `results.json`, its tables (`results.md`), a page with every
+episode (`report.html`), a row for each (`episodes.csv`), their states (`episodes.hdf5`) and a video of each into the
+output directory. The seeds are fixed beforehand, and test seeds are never used for training or validation. Every episode
+that began counts; with --until-decided, every episode up to the pair that decided.
 
 A run that was stopped loses no finished episode: the same command continues. Older results in the output directory stay
 until the new ones are whole. Exit code 3 means that the machine failed (a full disk or GPU, say), not the policy.

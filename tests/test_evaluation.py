@@ -18,8 +18,9 @@ import torch
 import vla.training.rollout_validation
 from tests.conftest import ROOT, run_script
 from vla.errors import UserError
-from vla.evaluation.episode import PHASES, EvaluatedEpisode, count_losses, run_episode
+from vla.evaluation.episode import EvaluatedEpisode, run_episode
 from vla.evaluation.html_report import write_report
+from vla.evaluation.milestones import PHASES, count_losses
 from vla.evaluation.paired import check_same_episodes, comparison
 from vla.evaluation.plan import control_subject
 from vla.evaluation.recordings import write_episodes
@@ -84,7 +85,8 @@ def test_controls_lift_nothing_in_the_steps_that_the_expert_needs(
     assert result.steps == (0 if kind == "nan" else steps)
     assert result.reported_success == (kind != "nan")  # the report's rule, which only looks after a step
     assert len(episode.recording.states) == result.steps + 1
-    assert "| 1 " in failure_table([result])
+    assert result.failure_kind == ("invalid" if kind == "nan" else "never_reached")
+    assert "| 1/1 = 100% [2.5%, 100%] |" in failure_table([result])
 
 
 def test_a_weak_squeeze_is_no_loss_and_a_real_one_is(sim: Simulator, lifted: EvaluatedEpisode) -> None:
@@ -244,13 +246,13 @@ def test_policies_of_different_scenes_are_not_compared() -> None:
 
 def test_results_hold_what_a_machine_may_ask(lifted: EvaluatedEpisode) -> None:
     won = lifted.result
-    lost = dataclasses.replace(won, success=False, phase="touched", failed="lifted", push_m=None)
+    lost = dataclasses.replace(won, success=False, failure_kind="missed_sideways", failed="lifted", push_m=None)
     slid = dataclasses.replace(won, push_m=0.009)
     content = results_json({"policy": "p"}, {"seed": 5}, EnvConfig(), [won, lost, slid], [Path("a.mp4"), None, None])
     assert next(iter(content)) == "results_version"
     assert content["reported_success_interval_95"] == pytest.approx((0.2924, 1.0), abs=1e-3)
     assert content["table_4"]["rates"]["success"]["count"] == 2
-    assert content["failures"] == [{"phase": "touched", "failed": "lifted", "episodes": 1}]
+    assert content["failure_kinds"]["missed_sideways"]["failed"] == {"lifted": 1}
     assert content["push_test"] == {"pushed": 2, "withstood": 1, "largest_m": 0.009, "limit_m": 0.008}
     assert {"torch", "torchvision", "python", "mujoco"} <= set(content["versions"])
     assert content["thresholds"]["hold_steps"] == 20
@@ -262,19 +264,28 @@ def test_results_hold_what_a_machine_may_ask(lifted: EvaluatedEpisode) -> None:
 
 
 def test_the_page_shows_failures_first_with_tables_and_plots(lifted: EvaluatedEpisode, tmp_path: Path) -> None:
-    failure = dataclasses.replace(lifted.result, seed=2_000_009, success=False, phase="touched", failed="not_slipping")
+    failure = dataclasses.replace(
+        lifted.result,
+        seed=2_000_009,
+        success=False,
+        failure_kind="not_held",
+        failed="not_slipping",
+        phase_times_s={"approached": 1.0},
+    )
     lost = dataclasses.replace(lifted, result=failure)
     path = tmp_path / "report.html"
     write_report(path, "title", {"a": "b"}, [lifted, lifted, lost], [None] * 3, "Push test: fine")
     page = path.read_text()
     numbers = [int(number) for number in re.findall(r"<h3>Episode (\d+), seed", page)]
     assert numbers == [3, 1, 2]
-    for name in ("Table 4 of the report", "Failures", "How far the episodes came", "Where the cube lay"):
+    for name in ("Milestones", "Failures", "Table 4 of the report", "Where the cube lay"):
         assert f"<h2>{name}</h2>" in page
-    assert "<td>touched</td><td>not slipping</td><td>1</td>" in page
+    assert "<td>held</td><td>2/3 = 66.7% [9.4%, 99.2%]</td>" in page
+    assert "<td>not held</td><td>1/3 = 33.3% [0.8%, 90.6%]</td><td>not slipping 1</td>" in page
+    assert page.count("<b>not held</b>") == 1
     assert "Push test: fine" in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 2
+    assert len(pictures) == 1
     assert all(np.ptp(imageio.imread(base64.b64decode(picture))) > 100 for picture in pictures)
     write_report(path, "title", {"a": "b"}, [lifted], [None])
     assert "<h2>Failures</h2>" not in path.read_text()

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -233,9 +234,10 @@ def test_the_load_table_counts_what_was_answered_and_what_was_refused_apart(monk
 
 def _evaluation(folder: Path, steps: list[Step], judge: Judge, version: int = RESULTS_VERSION, **more: Any) -> Path:
     first = steps[0].observation.evidence
-    result = asdict(episode_result(steps, judge, INSTRUCTION, 3, 0.0, first, None))
+    result = asdict(episode_result(steps, judge, INSTRUCTION, 3, 0.0, first, None, np.eye(3, 4)))
     del result["inference_ms"]
     failed = {**result, "success": False, "seed": 4, "failed": "lifted", "verdict": "FAILURE: it fell"}
+    failed["failure_kind"] = "dropped"
     options = {"every_instruction": False, "instruction": INSTRUCTION, "blind": False, "seed": 3, "num_episodes": 2}
     content = {
         "results_version": version,

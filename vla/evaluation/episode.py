@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from vla.errors import MachineError, UserError
-from vla.evaluation.video import episode_frames, frame_strip, write_video
-from vla.judging.verdict import Evidence, Judge, Thresholds, check
+from vla.evaluation.failures import failure_kind, measure_approach
+from vla.evaluation.milestones import PHASES, count_losses, distance_m, phases_by_step
+from vla.evaluation.video import frame_strip, video_written
+from vla.judging.verdict import Evidence, Judge
 from vla.policies.faults import describe_error, is_machine_fault
 from vla.sim.config import ACTION_DIM
 from vla.sim.env import Simulator
 from vla.sim.rollout import Actor, Step, Trace, rollout
-
-PHASES = ("approached", "touched", "grasped", "lifted", "held")
-"""How far an episode came: within 5 cm of the cube, a finger on it, both squeezing it, above 8 cm, held for 1 s."""
-APPROACHED_M = 0.05
-RAISED_M = 0.01
-"""Height above which losing a grasped cube counts as a drop."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,8 @@ class EpisodeResult:
     """The condition that a failure failed (`vla.judging.verdict.Verdict`)."""
     failed_step: int | None
     invalid_reason: str | None
+    failure_kind: str | None
+    """Why it failed: one of `vla.evaluation.failures.FAILURE_KINDS`; None for a success."""
     phase: str
     """The furthest of PHASES; "none" where not even the first was reached."""
     phase_times_s: dict[str, float]
@@ -50,9 +47,9 @@ class EpisodeResult:
     gripper_closures: int
     """Times the commanded gripper changed from open to close."""
     regrasps: int
-    """Times the cube was grasped again after it was lost (`count_losses`)."""
+    """Times the cube was grasped again after it was lost (`vla.evaluation.milestones.count_losses`)."""
     drops: int
-    """Times a raised cube was lost (`count_losses`)."""
+    """Times a raised cube was lost."""
     grasped: bool
     """At some step the closed gripper squeezed the cube (the verdict's conditions for it)."""
     lifted: bool
@@ -61,6 +58,14 @@ class EpisodeResult:
     """Largest height of the cube's lowest point above the table; 0 where no step was run."""
     closest_m: float | None
     """Smallest distance between the grip site and the cube's centre; None where no step was run."""
+    pushed_m: float | None
+    """Horizontal movement of the cube by the fingers before the gripper closed at it; None, as the two below, where no
+    step was run (`vla.evaluation.failures.Approach`)."""
+    miss_depth_m: float | None
+    """Offset of the grip site from the cube's centre along the camera's line of sight, positive beyond the cube, when
+    the gripper first closed at the cube, or else at the closest approach."""
+    miss_sideways_m: float | None
+    """Length of the same offset across the line of sight."""
     path_m: float
     """Length of the grip site's path."""
     cube_x_m: float | None
@@ -146,7 +151,7 @@ def run_episode(
             raise MachineError(f"the episode of seed {seed} was cut off: {describe_error(error)}") from error
         judge.invalidate(f"the episode crashed: {type(error).__name__}: {error}")
     push_m = sim.push_test() if push and judge.success else None
-    has_video = video is not None and bool(steps) and _video_written(video, steps, instruction)
+    has_video = video is not None and bool(steps) and video_written(video, steps, instruction)
     first = trace.first
     assert first is not None, "a rollout that began has seen the start"
     recording = Recording(
@@ -154,19 +159,8 @@ def run_episode(
         actions=np.stack(trace.actions) if trace.actions else np.zeros((0, ACTION_DIM), np.float32),
         strip=frame_strip([step.observation.image for step in steps] or [first.image]),
     )
-    result = episode_result(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m)
+    result = episode_result(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m, sim.camera_matrix())
     return EvaluatedEpisode(result, recording, has_video)
-
-
-def _video_written(path: Path, steps: Sequence[Step], instruction: str) -> bool:
-    """Write the video of an episode; where that fails, warn, and leave no older video in its place."""
-    try:
-        write_video(path, episode_frames(steps, itertools.repeat(instruction)))
-    except (OSError, RuntimeError) as error:  # imageio raises RuntimeError where it finds no ffmpeg
-        path.unlink(missing_ok=True)
-        print(f"WARNING: the video {path.name} could not be written: {describe_error(error)}", flush=True)
-        return False
-    return True
 
 
 def died_episode(seed: int, instruction: str, reason: str) -> EvaluatedEpisode:
@@ -180,6 +174,7 @@ def died_episode(seed: int, instruction: str, reason: str) -> EvaluatedEpisode:
         failed="valid",
         failed_step=None,
         invalid_reason=reason,
+        failure_kind="invalid",
         phase="none",
         phase_times_s={},
         steps=0,
@@ -191,6 +186,9 @@ def died_episode(seed: int, instruction: str, reason: str) -> EvaluatedEpisode:
         lifted=False,
         max_height_m=0.0,
         closest_m=None,
+        pushed_m=None,
+        miss_depth_m=None,
+        miss_sideways_m=None,
         path_m=0.0,
         cube_x_m=None,
         cube_y_m=None,
@@ -209,15 +207,28 @@ def episode_result(
     yaw_deg: float,
     first: Evidence,
     push_m: float | None,
+    camera_matrix: np.ndarray,
 ) -> EpisodeResult:
-    """The result of an episode of these steps, which began with the evidence `first` and the cube's angle `yaw_deg`."""
+    """The result of an episode of these steps.
+
+    Args:
+        steps: all control steps.
+        judge: judged these steps.
+        instruction: what the actor was asked to do.
+        seed: of the episode.
+        yaw_deg: the cube's angle about the vertical at the start, in [-45, 45).
+        first: evidence that the episode began with.
+        push_m: what the push test measured; None where there was none.
+        camera_matrix: (3, 4) projection of the camera, which stands still (`Simulator.camera_matrix`).
+    """
     verdict = judge.verdict()
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
-    distances = [float(np.linalg.norm(o.gripper_pos - o.cube_pos)) for o in outcomes]
-    reached = _phases_by_step(outcomes, distances, judge)
+    reached = phases_by_step(outcomes, judge)
     times = {phase: round(outcomes[met.index(True)].time_s, 3) for phase, met in reached.items() if any(met)}
     drops, regrasps = count_losses(outcomes, judge.limits)
+    valid = judge.invalid_reason is None
+    approach = measure_approach(first, outcomes, camera_matrix)
     path = np.array([first.gripper_pos, *(outcome.gripper_pos for outcome in outcomes)])
     return EpisodeResult(
         seed=seed,
@@ -228,6 +239,7 @@ def episode_result(
         failed=verdict.failed,
         failed_step=verdict.step,
         invalid_reason=judge.invalid_reason,
+        failure_kind=failure_kind(verdict, valid, times, drops, outcomes, approach, judge.limits),
         phase=next((phase for phase in reversed(PHASES) if phase in times), "none"),
         phase_times_s=times,
         steps=len(steps),
@@ -238,7 +250,10 @@ def episode_result(
         grasped=any(reached["grasped"]),
         lifted=any(reached["lifted"]),
         max_height_m=max((outcome.height_m for outcome in outcomes), default=0.0),
-        closest_m=min(distances, default=None),
+        closest_m=min((distance_m(outcome) for outcome in outcomes), default=None),
+        pushed_m=approach.pushed_m if steps else None,
+        miss_depth_m=approach.depth_m if steps else None,
+        miss_sideways_m=approach.sideways_m if steps else None,
         path_m=float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum()),
         cube_x_m=float(first.cube_pos[0]),
         cube_y_m=float(first.cube_pos[1]),
@@ -246,43 +261,6 @@ def episode_result(
         push_m=push_m,
         inference_ms=[step.decision_ms for step in steps],
     )
-
-
-def _phases_by_step(outcomes: Sequence[Evidence], distances: Sequence[float], judge: Judge) -> dict[str, list[bool]]:
-    """For each of PHASES, at which steps it was met."""
-    lifted = []
-    for outcome in outcomes:
-        conditions = check(outcome, judge.limits)
-        lifted.append(outcome.is_grasped(judge.limits) and conditions["lifted"] and conditions["free"])
-    return {
-        "approached": [distance < APPROACHED_M for distance in distances],
-        "touched": [outcome.left_touch or outcome.right_touch for outcome in outcomes],
-        "grasped": [outcome.is_grasped(judge.limits) for outcome in outcomes],
-        "lifted": lifted,
-        "held": [False] * (len(outcomes) - 1) + [judge.success] if outcomes else [],
-    }
-
-
-def count_losses(outcomes: Sequence[Evidence], limits: Thresholds) -> tuple[int, int]:
-    """Count the drops and the regrasps of an episode.
-
-    A grasped cube is lost when no finger touches it any more, or when it was raised, is not squeezed, and the table
-    carries it again; a squeeze that only weakens for a step is no loss. A drop is the loss of a raised cube, a regrasp
-    a grasp after a loss.
-    """
-    drops = grasps = 0
-    in_hand = raised = False
-    for outcome in outcomes:
-        grasped = outcome.is_grasped(limits)
-        on_table = raised and not grasped and outcome.height_m <= limits.on_table_m
-        if in_hand and (on_table or not (outcome.left_touch or outcome.right_touch)):
-            drops += raised
-            in_hand = raised = False
-        elif grasped and not in_hand:
-            grasps += 1
-            in_hand = True
-        raised = in_hand and (raised or outcome.height_m > RAISED_M)
-    return drops, max(0, grasps - 1)
 
 
 def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:

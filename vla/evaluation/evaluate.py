@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.evaluation.episode import EvaluatedEpisode
+from vla.evaluation.episodes_csv import write_csv
 from vla.evaluation.html_report import write_report
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.partial import PartialEpisodes
@@ -18,7 +19,7 @@ from vla.evaluation.plan import EvaluationPlan, Subject, is_video, video_name
 from vla.evaluation.recordings import write_episodes
 from vla.evaluation.results_json import results_json, run_versions
 from vla.evaluation.runner import episode_runner, resumable
-from vla.evaluation.tables import failure_table, instruction_table, push_line, report_table
+from vla.evaluation.tables import failure_table, instruction_table, milestone_table, push_line, report_table
 from vla.evaluation.task import EvalTask
 from vla.files import atomic_path, run_lock
 
@@ -61,7 +62,8 @@ def evaluate(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> None:
     for number, (episode, video) in enumerate(zip(evaluation.episodes, evaluation.video_names(), strict=True), start=1):
         result = episode.result
         shown = f"  {output_dir / video}" if video else ""
-        print(f"episode {number:3d}  seed {result.seed}  {result.steps:3d} steps  {result.verdict}{shown}")
+        kind = f"  [{result.failure_kind.replace('_', ' ')}]" if result.failure_kind else ""
+        print(f"episode {number:3d}  seed {result.seed}  {result.steps:3d} steps  {result.verdict}{kind}{shown}")
     print(f"\nresults: {output_dir / 'results.json'}, with pictures: {output_dir / 'report.html'}")
 
 
@@ -136,10 +138,11 @@ def publish(evaluation: Evaluation) -> str:
         # Files take their places in reverse order: where results.json is new, everything beside it is new.
         path = {
             name: stack.enter_context(atomic_path(folder / name))
-            for name in ("results.json", "results.md", "report.html", "episodes.hdf5")
+            for name in ("results.json", "results.md", "report.html", "episodes.csv", "episodes.hdf5")
         }
         path["results.json"].write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
         path["results.md"].write_text(f"{tables}\n", encoding="utf-8")
+        write_csv(path["episodes.csv"], results)
         write_episodes(path["episodes.hdf5"], evaluation.subject.env, episodes)
         write_report(path["report.html"], title, _report_facts(evaluation), episodes, videos, push)
         _publish_videos(evaluation.partial.folder, folder, [name for name in names if name is not None])
@@ -150,7 +153,7 @@ def _tables(evaluation: Evaluation) -> str:
     """The content of results.md."""
     plan = evaluation.plan
     results = [episode.result for episode in evaluation.episodes]
-    tables = [report_table(results)]
+    tables = [report_table(results), milestone_table(results)]
     if len(plan.instructions) > 1:
         tables.append(instruction_table(results))
     if not all(result.success for result in results):

@@ -13,8 +13,16 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from vla.evaluation.episode import PHASES, EpisodeResult, EvaluatedEpisode
-from vla.evaluation.tables import FAILURES, TABLE_4, failure_rows, rate_rows, report_rows
+from vla.evaluation.episode import EpisodeResult, EvaluatedEpisode
+from vla.evaluation.tables import (
+    FAILURES,
+    MILESTONES,
+    TABLE_4,
+    failure_rows,
+    milestone_rows,
+    rate_rows,
+    report_rows,
+)
 from vla.files import write_text
 
 _TEMPLATE = Path(__file__).with_name("html_report.html.j2")
@@ -39,7 +47,11 @@ def write_report(
         push: what the push test found; None: it was not asked for.
     """
     results = [episode.result for episode in episodes]
-    plots = [("How far the episodes came", _phases_plot(results)), ("Where the cube lay", _start_plot(results))]
+    tables: dict[str, list[tuple[str, ...]]] = {
+        "Milestones": [MILESTONES, *milestone_rows(results)],
+        "Failures": [FAILURES, *failure_rows(results)],
+        "Table 4 of the report": [TABLE_4, *report_rows(results)],
+    }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     write_text(
@@ -47,11 +59,10 @@ def write_report(
         template.render(
             title=title,
             facts=facts,
-            plots=[(name, _data_url(picture, "image/png")) for name, picture in plots],
+            plots=[("Where the cube lay", _data_url(_start_plot(results), "image/png"))],
             rows=_episode_rows(path.parent, episodes, videos),
             table=rate_rows(results),
-            table_4=[TABLE_4, *report_rows(results)],
-            failures=[FAILURES, *failure_rows(results)] if not all(result.success for result in results) else [],
+            tables={name: rows for name, rows in tables.items() if len(rows) > 1},
             push=push,
         ),
     )
@@ -73,22 +84,6 @@ def _episode_rows(
             }
         )
     return sorted(rows, key=lambda row: (row["result"].success, row["number"]))
-
-
-def _phases_plot(results: Sequence[EpisodeResult]) -> bytes:
-    """How many episodes reached each phase, as PNG."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axis = figure.subplots()
-    counts = [sum(phase in result.phase_times_s for result in results) for phase in PHASES]
-    bars = axis.barh(PHASES[::-1], counts[::-1], color="#3b6ea5")
-    axis.bar_label(bars, padding=3)
-    axis.set_xlim(0, len(results) * 1.1)
-    axis.set_xlabel(f"of {len(results)} episodes")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _png(figure)
 
 
 def _start_plot(results: Sequence[EpisodeResult]) -> bytes:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from vla.evaluation.episode import EpisodeResult
+from vla.evaluation.milestones import PHASES
 from vla.evaluation.statistics import success_interval
-from vla.evaluation.tables import failure_rows, push_summary
+from vla.evaluation.tables import count_failures, push_summary
 from vla.judging.verdict import Thresholds
 from vla.sim.config import EnvConfig, installed_versions
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 _EVENTS: dict[str, Callable[[EpisodeResult], bool]] = {
     "success": lambda result: result.success,
     "reported_success": lambda result: result.reported_success,
@@ -70,9 +71,13 @@ def results_json(
         "reported_success_rate": reported / len(results),
         "reported_success_interval_95": success_interval(reported, len(results)),
         "table_4": _table_4(results),
-        "failures": [
-            {"phase": phase, "failed": failed, "episodes": int(count)} for phase, failed, count in failure_rows(results)
-        ],
+        "milestones": {
+            phase: _share(sum(phase in result.phase_times_s for result in results), len(results)) for phase in PHASES
+        },
+        "failure_kinds": {
+            kind: _share(conditions.total(), len(results)) | {"failed": dict(conditions)}
+            for kind, conditions in count_failures(results).items()
+        },
         "push_test": push_summary(results),
         "timing": _timing(results),
         "episodes": [_episode(result, video) for result, video in zip(results, videos, strict=True)],
@@ -96,17 +101,15 @@ def _timing(results: Sequence[EpisodeResult]) -> dict[str, Any]:
 
 def _table_4(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """The figures of `vla.evaluation.tables.report_table`."""
-    rates = {}
-    for name, met in _EVENTS.items():
-        count = sum(met(result) for result in results)
-        rates[name] = {
-            "count": count,
-            "rate": count / len(results),
-            "interval_95": success_interval(count, len(results)),
-        }
+    rates = {name: _share(sum(met(result) for result in results), len(results)) for name, met in _EVENTS.items()}
     return {
         "rates": rates,
         "gripper_closures": sum(result.gripper_closures for result in results),
         "mean_steps": float(np.mean([result.steps for result in results])),
         "mean_reward": float(np.mean([result.reward for result in results])),
     }
+
+
+def _share(count: int, episodes: int) -> dict[str, Any]:
+    """A count of episodes, its share of all, and the exact 95% interval of the share."""
+    return {"count": count, "rate": count / episodes, "interval_95": success_interval(count, episodes)}

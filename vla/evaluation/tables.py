@@ -1,4 +1,4 @@
-"""Tables of an evaluation: Table 4 of the report, failures, instructions, rates and the push test."""
+"""Tables of an evaluation: Table 4 of the report, milestones, failures, instructions, rates and the push test."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from vla.evaluation.episode import PHASES, EpisodeResult
+from vla.evaluation.episode import EpisodeResult
+from vla.evaluation.failures import FAILURE_KINDS
+from vla.evaluation.milestones import PHASES
 from vla.evaluation.statistics import percent_bounds, rate, share
 from vla.judging.push_test import MAX_PUSH_M
 from vla.markdown import markdown_table
 
 TABLE_4 = ("Table 4: metric", "report, reported", "report, actual", "here")
-FAILURES = ("failures: came as far as", "failed condition", "episodes")
+MILESTONES = ("milestone", "episodes [95%]", "meaning")
+FAILURES = ("failure", "episodes [95%]", "failed conditions", "meaning")
 
 
 def report_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str, str]]:
@@ -60,12 +63,39 @@ def report_table(results: Sequence[EpisodeResult]) -> str:
     return markdown_table(TABLE_4, report_rows(results))
 
 
-def failure_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
-    """For the failed episodes: the furthest phase, the failed condition, and the number of episodes."""
-    failures = Counter((result.phase, result.failed or "-") for result in results if not result.success)
-    order = ("none", *PHASES)
-    by_phase = sorted(failures.items(), key=lambda item: (order.index(item[0][0]), -item[1]))
-    return [(phase, failed.replace("_", " "), str(count)) for (phase, failed), count in by_phase]
+def milestone_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
+    """For each of PHASES: how many episodes reached it, with the exact 95% interval, and its meaning."""
+    return [
+        (phase, rate(sum(phase in result.phase_times_s for result in results), len(results)), meaning)
+        for phase, meaning in PHASES.items()
+    ]
+
+
+def milestone_table(results: Sequence[EpisodeResult]) -> str:
+    """The milestones as Markdown (`milestone_rows`)."""
+    return markdown_table(MILESTONES, milestone_rows(results))
+
+
+def failure_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str, str]]:
+    """For each kind of failure that occurred: its share of all episodes with the exact 95% interval, the conditions of
+    the verdict that failed with their counts, and its meaning."""
+    return [
+        (
+            kind.replace("_", " "),
+            rate(conditions.total(), len(results)),
+            ", ".join(f"{failed.replace('_', ' ')} {count}" for failed, count in conditions.most_common()),
+            FAILURE_KINDS[kind],
+        )
+        for kind, conditions in count_failures(results).items()
+        if conditions
+    ]
+
+
+def count_failures(results: Sequence[EpisodeResult]) -> dict[str, Counter[str]]:
+    """For each of FAILURE_KINDS: how often each condition was what a failure of that kind failed."""
+    return {
+        kind: Counter(str(result.failed) for result in results if result.failure_kind == kind) for kind in FAILURE_KINDS
+    }
 
 
 def failure_table(results: Sequence[EpisodeResult]) -> str:
@@ -83,7 +113,7 @@ def instruction_table(results: Sequence[EpisodeResult]) -> str:
 
 
 def rate_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
-    """Rows of an event, its share of the episodes, and the exact 95% interval."""
+    """Rows of an event, its share of the episodes, and the exact 95% interval; `milestone_rows` has the milestones."""
     count = len(results)
 
     def row(event: str, met: Sequence[bool]) -> tuple[str, str, str]:
@@ -92,8 +122,6 @@ def rate_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
     return [
         row("true success, by the verdict", [result.success for result in results]),
         row("success by the report's rule", [result.reported_success for result in results]),
-        row("grasped", [result.grasped for result in results]),
-        row("lifted", [result.lifted for result in results]),
         row("with a drop", [result.drops > 0 for result in results]),
         row("with more than one grasp", [result.regrasps > 0 for result in results]),
         row("invalid (counted as failures)", [result.invalid_reason is not None for result in results]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from vla.demos.schema import Demo
 from vla.files import atomic_path
 from vla.judging.verdict import CONDITIONS, Evidence, Judge
+from vla.policies.faults import describe_error
 from vla.sim.rollout import Step
 
 FPS = 20
@@ -125,6 +127,17 @@ def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
                 writer.append_data(frame)  # type: ignore[attr-defined]  # missing in imageio's type hints
         if not _is_whole_mp4(temporary):  # imageio does not look at ffmpeg's exit code
             raise OSError(f"ffmpeg did not finish {path} (is the disk full?)")
+
+
+def video_written(path: Path, steps: Sequence[Step], instruction: str) -> bool:
+    """Write the video of an episode; where that fails, warn, and leave no older video in its place."""
+    try:
+        write_video(path, episode_frames(steps, itertools.repeat(instruction)))
+    except (OSError, RuntimeError) as error:  # imageio raises RuntimeError where it finds no ffmpeg
+        path.unlink(missing_ok=True)
+        print(f"WARNING: the video {path.name} could not be written: {describe_error(error)}", flush=True)
+        return False
+    return True
 
 
 def _is_whole_mp4(path: Path) -> bool:

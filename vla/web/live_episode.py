@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from vla.evaluation.episode import PHASES, EpisodeResult, episode_result
+from vla.evaluation.episode import EpisodeResult, episode_result
+from vla.evaluation.milestones import PHASES
 from vla.evaluation.task import EvalTask
 from vla.judging.verdict import Judge
 from vla.sim.config import Placement
-from vla.sim.rollout import Step
 from vla.web import live_view
 from vla.web.curves import draw_curves
 from vla.web.messages import StepView
@@ -35,7 +35,7 @@ class LiveEpisode:
     cube_yaw_deg: float = 0.0
     """The cube's angle about the vertical at the start, in [-45, 45)."""
     furthest_phase: str = "none"
-    """The furthest of `vla.evaluation.episode.PHASES` so far."""
+    """The furthest of `vla.evaluation.milestones.PHASES` so far."""
     instructions: list[str] = field(default_factory=list)
     """The instruction of each step."""
     instruction_changes: list[tuple[int, str]] = field(default_factory=list)
@@ -46,7 +46,7 @@ class LiveEpisode:
         self.judge = view.judge
         self.steps.append(view)
         self.instructions.append(self.instruction)
-        phase = self._result([view.step]).phase
+        phase = self._result([view]).phase
         order = ("none", *PHASES)
         if order.index(phase) > order.index(self.furthest_phase):
             self.furthest_phase = phase
@@ -93,7 +93,7 @@ class LiveEpisode:
         """Return the result with the keys of an episode in `results.json`, and how it was run; {} before a step."""
         if not self.steps:
             return {}
-        result = self._result([view.step for view in self.steps])
+        result = self._result(self.steps)
         facts = dataclasses.asdict(result)
         facts["inference_ms"] = [round(ms, 1) for ms in result.inference_ms]
         return {
@@ -105,6 +105,7 @@ class LiveEpisode:
             "stopped_by_hand": self.stopped_by_hand(),
         }
 
-    def _result(self, steps: Sequence[Step]) -> EpisodeResult:
-        first = steps[0].observation.evidence
-        return episode_result(steps, self.judge, self.task.instruction, self.task.seed, self.cube_yaw_deg, first, None)
+    def _result(self, views: Sequence[StepView]) -> EpisodeResult:
+        steps, task = [view.step for view in views], self.task
+        first, camera = steps[0].observation.evidence, views[0].camera_matrix
+        return episode_result(steps, self.judge, task.instruction, task.seed, self.cube_yaw_deg, first, None, camera)

@@ -44,7 +44,7 @@ def planned_path(eef_pos: np.ndarray, action_chunk: np.ndarray, camera_matrix: n
 def live_html(view: StepView, instruction: str, max_steps: int, furthest_phase: str) -> str:
     """Return the camera's image with the planned path, gauges, and the verdict's conditions, lit while they hold.
 
-    `furthest_phase` is one of `vla.evaluation.episode.PHASES`; the expert has other phases of its own.
+    `furthest_phase` is one of `vla.evaluation.milestones.PHASES`; the expert has other phases of its own.
     """
     step, judge = view.step, view.judge
     before, after = step.observation.evidence, step.outcome.evidence

@@ -13,7 +13,7 @@ from typing import Any
 
 from vla.errors import UserError
 from vla.evaluation.episode import EpisodeResult
-from vla.evaluation.tables import rate_rows
+from vla.evaluation.tables import failure_table, milestone_table, rate_rows
 from vla.files import FileVersion, file_version
 from vla.markdown import markdown_table
 
@@ -107,8 +107,12 @@ def _description_rows(facts: dict[str, Any], episodes: Sequence[EpisodeResult]) 
 
 
 def rates(evaluation: Evaluation) -> str:
-    """Return rates with exact 95% intervals, as Markdown."""
-    return markdown_table(("", "episodes", "95% interval"), rate_rows(evaluation.episodes))
+    """Return rates with exact 95% intervals, the milestones, and the kinds of failure, as Markdown."""
+    episodes = evaluation.episodes
+    tables = [markdown_table(("", "episodes", "95% interval"), rate_rows(episodes)), milestone_table(episodes)]
+    if not all(episode.success for episode in episodes):
+        tables.append(failure_table(episodes))
+    return "\n\n".join(tables)
 
 
 def episode_rows(evaluation: Evaluation) -> list[list[Any]]:
