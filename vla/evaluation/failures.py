@@ -13,8 +13,8 @@ from vla.judging.verdict import Evidence, Thresholds, Verdict, check
 FAILURE_KINDS = {
     "invalid": "the episode is INVALID: it cannot be judged, and the verdict says why",
     "dropped": "the cube was grasped, raised by more than 1 cm, and lost",
-    "gripped_askew": "both fingers pressed on the cube, but not squarely: beside the middle of the pads, at a corner of "
-    "it, or at an angle",
+    "gripped_askew": "both fingers pressed on the cube, but not squarely: beside the middle of the pads, at a corner "
+    "of it, or at an angle",
     "not_held": "the cube was grasped and more than 8 cm above the table, but the conditions did not hold for 1 s",
     "not_raised": "the cube was grasped, but never raised more than 8 cm above the table",
     "pushed_away": "the fingers moved the cube by more than 2 cm on the table before the gripper closed at it",
