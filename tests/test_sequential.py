@@ -155,7 +155,7 @@ def test_a_killed_sequential_comparison_continues_and_decides_with_any_number_of
 
     done = run_script(*command, "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "continuing: 2 of 14 episodes are finished (both/a/partial-" in done.stdout
+    assert "of 14 episodes are finished (both/a/partial-" in done.stdout
     both = json.loads((tmp_path / "both/compare.json").read_text())
     test, pairs = both["sequential"], both["sequential"]["pairs"]
     assert (test["decided_for"], test["budget"]) == ("A", 14)
