@@ -21,6 +21,11 @@ class Arm:
     dagger: str = ""
     """Arm whose policy acts in the last third of the demonstrations (`1_collect_demos.py --dagger`)."""
 
+    @property
+    def has_own_demonstrations(self) -> bool:
+        """Whether it is validated on other demonstrations than the reference."""
+        return bool(self.collect or self.dagger) or self.demos > Arm.demos
+
 
 REFERENCE = "reference"
 REPORT = (
@@ -67,3 +72,5 @@ ARMS = {
         step_cost=2.8,
     ),
 }
+DISCUSSED = (REFERENCE, "no-noise", "equal-chunk")
+"""Arms that are trained with several seeds, the more important first. An arm that has not been is not shown."""

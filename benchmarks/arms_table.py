@@ -1,101 +1,90 @@
-"""The tables of what_matters.py: every arm against the reference, and what the episodes allow to be said."""
+"""The tables of what_matters.py: every arm against the reference, and what the trainings allow to be said."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
 import scripts  # noqa: F401 (makes the package importable)
 from arms import ARMS, REFERENCE
-from scipy.stats import binomtest, fisher_exact
 
+from vla.evaluation.recipe_statistics import Difference, holm, recipe_difference, recipe_interval
 from vla.evaluation.statistics import rate
 from vla.markdown import markdown_table
 
-
-def total(result: dict[str, Any], key: str) -> Any:
-    """The sum of a number over an arm's trainings."""
-    return sum(training[key] for training in result["trainings"].values())
-
-
-def lifted(result: dict[str, Any]) -> str:
-    """The rate of an arm, over all its trainings."""
-    return rate(total(result, "lifted"), total(result, "episodes"))
+WHAT_MATTERS_VERSION = 2
+"""Version of the result file's layout; 2: each episode's outcome, by training seed."""
+MIN_SEEDS = 3
+"""Training seeds that an arm needs to be shown."""
 
 
-def p_values(results: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Of each arm against the reference: Fisher's exact two-sided p, and the same corrected for all these comparisons.
-
-    The correction is Holm's. Both treat episodes as independent and know nothing of what another training seed changes,
-    so a small p says less than it seems to, and a large one no less.
-    """
-
-    def fisher(result: dict[str, Any]) -> float:
-        counts = [(total(each, "lifted"), total(each, "episodes")) for each in (results[REFERENCE], result)]
-        return float(fisher_exact([[won, of - won] for won, of in counts]).pvalue)
-
-    single = {name: fisher(result) for name, result in results.items() if name != REFERENCE}
-    corrected: dict[str, tuple[float, float]] = {}
-    largest = 0.0
-    for rank, (name, p) in enumerate(sorted(single.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, p * (len(single) - rank)))
-        corrected[name] = p, largest
-    return corrected
+def shown_arms(results: dict[str, Any]) -> list[str]:
+    """Names of the arms with enough trainings, in the order of arms.py; empty while the reference has too few."""
+    arms = results["arms"]
+    enough = [name for name in ARMS if name in arms and len(arms[name]["trainings"]) >= MIN_SEEDS]
+    return enough if REFERENCE in enough else []
 
 
-def difference(results: dict[str, Any], name: str) -> str:
-    """Lifts of an arm less the reference's, in points, with Newcombe's 95% interval: '-15 [-30, -1]'.
+def successes(trainings: dict[str, dict[str, Any]]) -> np.ndarray:
+    """Outcomes of all trainings, (seeds, episodes) bool."""
+    return np.array([[outcome == "1" for outcome in each["success"]] for _, each in sorted(trainings.items())])
 
-    Newcombe 1998, method 10, which combines the two Wilson intervals; the bounds are rounded outwards.
-    """
-    rates, below, above = [], [], []
-    for result in (results[name], results[REFERENCE]):
-        counts = total(result, "lifted"), total(result, "episodes")
-        interval = binomtest(*counts).proportion_ci(method="wilson")
-        share = counts[0] / counts[1]
-        rates.append(share)
-        below.append(share - interval.low)
-        above.append(interval.high - share)
-    points = 100 * (rates[0] - rates[1])
-    low = math.floor(points - 100 * math.hypot(below[0], above[1]))
-    high = math.ceil(points + 100 * math.hypot(above[0], below[1]))
-    return f"{points:+.0f} [{low:+d}, {high:+d}]"
+
+def recipe_rate(outcomes: np.ndarray) -> str:
+    """'285/300 = 95% [86.1%, 99.2%]', the interval over seeds and episodes."""
+    low, high = recipe_interval(outcomes)
+    return rate(int(outcomes.sum()), outcomes.size, lambda *_: (float(low), float(high)))
+
+
+def comparisons(results: dict[str, Any]) -> dict[str, tuple[Difference, float]]:
+    """Of each shown arm against the reference: the difference, and its p corrected for all these comparisons (Holm)."""
+    outcomes = {name: successes(results["arms"][name]["trainings"]) for name in shown_arms(results)}
+    found = {name: recipe_difference(outcomes[name], outcomes[REFERENCE]) for name in outcomes if name != REFERENCE}
+    corrected = holm({name: float(each.p) for name, each in found.items()})
+    return {name: (each, corrected[name]) for name, each in found.items()}
+
+
+def points(difference: Difference) -> str:
+    """A difference in points with its 95% interval, rounded outwards: '-15 [-30, -1]'."""
+    low, high = math.floor(100 * difference.low), math.ceil(100 * difference.high)
+    return f"{100 * difference.difference:+.0f} [{low:+d}, {high:+d}]"
 
 
 def shown(results: dict[str, Any]) -> str:
     """Which arms differ from the reference by the corrected p at 0.05, as a Markdown list."""
-    base = total(results[REFERENCE], "lifted") / total(results[REFERENCE], "episodes")
-    unknown = "not distinguishable from the reference"
-    groups: dict[str, list[str]] = {"worse": [], "better": [], unknown: []}
-    for name, (_, corrected) in p_values(results).items():
-        result = results[name]
-        above = total(result, "lifted") / total(result, "episodes") > base
-        group = unknown if corrected >= 0.05 else "better" if above else "worse"
-        groups[group].append(f"{result['what']} ({total(result, 'lifted')}/{total(result, 'episodes')})")
+    groups: dict[str, list[str]] = {"worse": [], "better": [], "not distinguishable from the reference": []}
+    for name, (difference, corrected) in comparisons(results).items():
+        group = list(groups)[2 if corrected >= 0.05 else int(difference.difference > 0)]
+        said = points(difference).replace(" ", " points ", 1)
+        groups[group].append(f"{results['arms'][name]['what']} ({said}, corrected p = {corrected:.2g})")
     return "\n".join(f"- **{group}**: {'; '.join(arms)}" for group, arms in groups.items() if arms)
 
 
 def arms_table(results: dict[str, Any]) -> str:
-    """Each training's lifts, all of an arm's together with exact 95% intervals, `difference` and `p_values`."""
+    """Each training's lifts, all of an arm's together with their interval, the difference from the reference, and p."""
     rows = []
-    p = p_values(results)
-    for name, result in sorted(results.items(), key=lambda item: list(ARMS).index(item[0])):
-        trainings = [training for _, training in sorted(result["trainings"].items())]
-        count = len(trainings)
-        single, corrected = p.get(name, (None, None))
-        rows.append(
-            (
-                result["what"],
-                str(trainings[0]["steps"]),
-                f"{total(result, 'first_motion') / count:.3f}{' *' if trainings[0]['own_validation'] else ''}",
-                f"{total(result, 'first_gripper_accuracy') / count:.1%}",
-                f"{total(result, 'grasped')}/{total(result, 'episodes')}",
-                ", ".join(str(training["lifted"]) for training in trainings),
-                lifted(result),
-                "" if single is None else difference(results, name),
-                "" if single is None else f"{single:.2g}",
-                "" if corrected is None else f"{corrected:.2g}",
-            )
-        )
+    compared = comparisons(results)
+    for name in shown_arms(results):
+        arm = results["arms"][name]
+        trainings = [training for _, training in sorted(arm["trainings"].items())]
+        outcomes = successes(arm["trainings"])
+        row = [
+            arm["what"],
+            str(trainings[0]["steps"]),
+            f"{_mean(trainings, 'first_motion'):.3f}{' *' if trainings[0]['own_validation'] else ''}",
+            f"{_mean(trainings, 'first_gripper_accuracy'):.1%}",
+            f"{sum(training['grasped'] for training in trainings)}/{outcomes.size}",
+            ", ".join(str(lifted) for lifted in outcomes.sum(1)),
+            recipe_rate(outcomes),
+        ]
+        if name in compared:
+            difference, corrected = compared[name]
+            row += [points(difference), f"{difference.p:.2g}", f"{corrected:.2g}"]
+        rows.append(tuple(row) + ("",) * (10 - len(row)))
     head = ("what was changed", "steps", "first action's MSE", "gripper right", "grasped", "lifted, each training")
     return markdown_table((*head, "truly lifted", "points against the reference", "p", "p, corrected"), rows)
+
+
+def _mean(trainings: list[dict[str, Any]], key: str) -> float:
+    return float(np.mean([training[key] for training in trainings]))

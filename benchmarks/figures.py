@@ -16,6 +16,8 @@ import sequential_test
 from controls import controls_table
 from evaluation_speed import speed_table
 from results import Results
+from seed_statistics import errors_table, power_table
+from training_seeds import pooled_rate, training_seeds_table
 
 from tests.attacks.__main__ import tables as attack_tables
 from vla.errors import UserError
@@ -136,21 +138,6 @@ def harmless_axes(results: Results, name: str, level: str) -> str:
     return f"{len(harmless)} of the {len(AXES)}"
 
 
-def arm(results: Results, name: str) -> str:
-    """An arm of what_matters.py against the reference: '35/50, -15 points [-30, -1], p = 0.05, corrected 0.25'."""
-    arms = results["what_matters"]
-    single, corrected = arms_table.p_values(arms)[name]
-    lifts = f"{arms_table.total(arms[name], 'lifted')}/{arms_table.total(arms[name], 'episodes')}"
-    points = arms_table.difference(arms, name).replace(" ", " points ", 1)
-    return f"{lifts}, {points}, p = {single:.2g}, corrected {corrected:.2g}"
-
-
-def arm_trainings(results: Results, name: str) -> str:
-    """The lifts of each training of an arm: '33 and 42 of 50'."""
-    trainings = [training for _, training in sorted(results["what_matters"][name]["trainings"].items())]
-    return f"{' and '.join(str(each['lifted']) for each in trainings)} of {trainings[0]['episodes']}"
-
-
 def attack_sum(results: Results, key: str) -> str:
     """A number over all attacks: 'runs', or how many lifts a judge accepted."""
     return f"{sum(attack[key] for attack in results['attacks']['attacks'].values()):,}"
@@ -230,8 +217,10 @@ FIGURES: dict[str, Callable[..., str]] = {
     "honest_rate": honest_rate,
     "what_matters": lambda results: arms_table.arms_table(results["what_matters"]),
     "what_is_shown": lambda results: arms_table.shown(results["what_matters"]),
-    "arm": arm,
-    "arm_trainings": arm_trainings,
+    "training_seeds": lambda results: training_seeds_table(results["training_seeds"], results["shipped"]),
+    "training_seeds_rate": lambda results: pooled_rate(results["training_seeds"]),
+    "seed_statistics": lambda results: errors_table(results["seed_statistics"]),
+    "seed_power": lambda results: power_table(results["seed_statistics"]),
     "perturbations": lambda results, name: perturbation_table(results[name]["cells"]),
     "perturbed": perturbed,
     "perturbed_rate": perturbed_rate,

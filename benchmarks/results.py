@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from arms import ARMS
+from arms_table import WHAT_MATTERS_VERSION
 from scripts import ROOT
+from training_seeds import TRAINING_SEEDS_VERSION
+from trainings import recipe
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.suite import DRIFT, QUANTITIES
@@ -28,8 +31,14 @@ from vla.sim.perturbations import AXES
 RESULTS = ROOT / "docs/results"
 OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
 """Results whose `checkpoint_sha256` must be that of checkpoints/lift.pth."""
-WITHOUT_VERDICT = ("evaluation_speed", "familiar", "web_load", "sequential")
+WITHOUT_VERDICT = ("evaluation_speed", "familiar", "web_load", "seed_statistics", "sequential")
 """Results that measure no success, and so record no thresholds."""
+
+TRAINED_LAYOUTS = {
+    "what_matters": ("what_matters_version", WHAT_MATTERS_VERSION),
+    "training_seeds": ("training_seeds_version", TRAINING_SEEDS_VERSION),
+}
+"""Results that trained policies of their own: the key of their layout's version, and the version."""
 
 
 class Results:
@@ -74,12 +83,25 @@ def stale(name: str, content: Any) -> str | None:
         return f"it was measured on another policy than {SHIPPED}"
     if name == "attacks":
         return _stale_attacks(content)
-    if name == "what_matters":
-        changed = [arm for arm, result in content.items() if arm not in ARMS or result["what"] != ARMS[arm].what]
-        return f"its arms {changed} are not those of benchmarks/arms.py" if changed else None
+    if name in TRAINED_LAYOUTS:
+        return _stale_trainings(name, content)
     if name not in WITHOUT_VERDICT and not list(_values(content, "thresholds")):
         return "it does not say which thresholds it was judged by"
     return _stale_cells(content["cells"]) if "cells" in content else None
+
+
+def _stale_trainings(name: str, content: Any) -> str | None:
+    """A training must be that of today's recipe, and an arm must still change what it changed."""
+    key, version = TRAINED_LAYOUTS[name]
+    if content.get(key) != version:
+        return f"its layout is that of an older version, without {key} {version}"
+    if content["settings"]["recipe"] != recipe():
+        return "it was trained with other numbers of the recipe than vla.training.recipes has"
+    if name == "training_seeds" and len(set(_values(content, "data_sha256"))) > 1:
+        return "its trainings did not all learn from the same demonstrations"
+    arms = content.get("arms", {})
+    changed = [arm for arm, result in arms.items() if arm not in ARMS or result["what"] != ARMS[arm].what]
+    return f"its arms {changed} are not those of benchmarks/arms.py" if changed else None
 
 
 def _stale_attacks(content: Any) -> str | None:

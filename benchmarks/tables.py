@@ -69,7 +69,7 @@ def render(text: str, results: Results, name: str) -> str:
         if "<!-- " in match["shown"]:
             raise UserError(f"{name}: the figure {words!r} is not closed by <!-- / -->")
         shown = figure(results, words)
-        own_lines = "\n" in shown
+        own_lines = "\n" in shown or match["shown"].startswith("\n")  # a list may have a single line
         begins_line = not text[: match.start()].rpartition("\n")[2].strip(" -*>")
         if begins_line and not own_lines:
             raise UserError(f"{name}: the figure {words!r} begins a line, which Markdown takes for HTML")

@@ -1,15 +1,15 @@
-"""What matters: the `cpu` recipe with one thing changed at a time, each arm trained equally long, on the same seeds.
+"""What matters: the `cpu` recipe with one thing changed at a time, each arm trained equally long, on the same episodes.
 
-The training is short on purpose: a reference that lifts everything could not be improved, and the arms must fit into an
-evening on two cores. The seeds are validation seeds, because a recipe may be chosen by this table. A further training
-seed repeats an arm with other initial weights and another order, on the same demonstrations: what differs between two
-seeds is chance. Errors marked with * are on demonstrations of another kind and cannot be compared with the others.
+The training is short on purpose: a reference that lifts everything could not be improved. The episodes have validation
+seeds, because a recipe may be chosen by this table. Another training seed gives other initial weights and another order
+of the same demonstrations: what differs between two seeds of an arm is chance. An arm is shown once it has three.
+Errors marked with * are on demonstrations of another kind and cannot be compared with the others.
 
 Reads nothing. Writes the data and checkpoints of every arm into --work-dir, and the result file into docs/results, from
-which `benchmarks/tables.py` makes the table in docs/results.md. A training that the result file holds is not run again,
-so the benchmark can be stopped, continued and extended.
+which `benchmarks/tables.py` makes the table in docs/results.md. A training that the result file holds is not evaluated
+again, and one that is finished in --work-dir is not repeated, so the benchmark can be stopped, continued and extended.
 
-    python benchmarks/what_matters.py --arms reference no-recovery --seeds 0 1
+    python benchmarks/what_matters.py --arms reference no-noise --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -21,31 +21,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arms import ARMS, Arm
-from arms_table import arms_table
+from arms import ARMS, DISCUSSED, Arm
+from arms_table import WHAT_MATTERS_VERSION, arms_table, shown_arms
 from scripts import run_stage
+from trainings import check_comparable, evaluate, outcomes, recipe, train
 
 from vla.demos.schema import demo_names, open_demos
 from vla.errors import UserError, run_script
-from vla.evaluation.results_json import run_versions
+from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import sha256, write_text
 from vla.judging.verdict import Thresholds
+from vla.sim.config import VALIDATION_SEEDS
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """Options of the benchmark."""
 
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Arms to run, in this order."""
-    seeds: tuple[int, ...] = (0,)
-    """Training seeds: all arms with the first, then all with the next."""
+    arms: tuple[str, ...] = DISCUSSED
+    """Arms to run, in this order, each with all seeds."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds."""
     steps: int = 900
     """Training steps of the reference, less than half of the whole recipe. An arm with slower steps has fewer."""
     num_episodes: int = 50
     """Validation episodes of each training."""
     max_steps: int = 100
     """Control steps of an episode; an expert needs 45."""
+    train_only: bool = False
+    """Train what is asked for and evaluate nothing; the same command without this option evaluates it."""
     work_dir: Path = Path("runs/what_matters")
     """Folder of demonstrations and checkpoints."""
     output: Path = field(default_factory=lambda: Path("docs/results/what_matters.json"))
@@ -55,67 +59,85 @@ class BenchmarkOptions:
         unknown = set(self.arms) - set(ARMS)
         if unknown:
             raise UserError(f"--arms {' '.join(sorted(unknown))}: unknown; choose from {' '.join(ARMS)}")
+        if not 2 <= self.num_episodes <= len(VALIDATION_SEEDS):
+            raise UserError(f"--num-episodes must lie in [2, {len(VALIDATION_SEEDS)}], got {self.num_episodes}")
 
-    def settings(self) -> dict[str, Any]:
-        """Settings that all arms in one result file must share."""
-        numbers = {name: getattr(self, name) for name in ("steps", "num_episodes", "max_steps")}
-        return {**numbers, "versions": run_versions(), "thresholds": dataclasses.asdict(Thresholds())}
+    def episode_seeds(self) -> range:
+        """Seeds of the episodes that every training is evaluated on."""
+        return VALIDATION_SEEDS[: self.num_episodes]
+
+    def begun(self) -> dict[str, Any]:
+        """A result file without trainings; `settings` is what all trainings in one file must share."""
+        return {
+            "what_matters_version": WHAT_MATTERS_VERSION,
+            "results_version": RESULTS_VERSION,
+            "settings": {
+                "steps": self.steps,
+                "episodes": [self.episode_seeds().start, self.episode_seeds()[-1]],
+                "max_steps": self.max_steps,
+                "recipe": recipe(),
+                "versions": run_versions(),
+                "thresholds": dataclasses.asdict(Thresholds()),
+            },
+            "arms": {},
+        }
 
 
 def main(options: BenchmarkOptions) -> None:
-    results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
-    asked = options.settings()
-    for name, result in results.items():
-        for what, value in asked.items():
-            if result["settings"].get(what) != value:
-                raise UserError(
-                    f"{options.output}: {name} was measured with other {what} ({result['settings'].get(what)}, now "
-                    f"{value}), and is not to be compared; give another --output"
-                )
-    for seed in options.seeds:
-        for name in options.arms:
-            arm = ARMS[name]
-            result = results.get(name, {"what": arm.what, "settings": asked, "trainings": {}})
-            if str(seed) in result["trainings"]:
+    results = options.begun()
+    if options.output.exists() and not options.train_only:
+        results = check_comparable(options.output, results)
+    for name in options.arms:
+        for seed in options.seeds:
+            trainings = results["arms"].get(name, {"trainings": {}})["trainings"]
+            if str(seed) in trainings:
                 print(f"{name}, training seed {seed}: already measured")
                 continue
-            result["trainings"][str(seed)] = _measure(name, arm, seed, options)
-            results[name] = result
+            _train(name, seed, options)
+            if options.train_only:
+                continue
+            trainings[str(seed)] = _measure(name, seed, options)
+            results["arms"][name] = {"what": ARMS[name].what, "trainings": trainings}
             write_text(options.output, json.dumps(results, indent=1))
-    print(arms_table(results))
+    if shown_arms(results):
+        print(arms_table(results))
 
 
-def _measure(name: str, arm: Arm, seed: int, options: BenchmarkOptions) -> dict[str, Any]:
-    folder = _folder(name, seed, options)
-    data = _demonstrations(arm, seed, options)
-    demos = round(0.9 * arm.demos)
-    steps = round(options.steps / arm.step_cost)
-    epochs = math.ceil(steps / _steps_per_epoch(data, demos, arm.batch))
-    per_epoch = math.ceil(steps / epochs)
-    run_stage(
-        *("4_train.py", "--recipe", "cpu", "--data", data, "--num-demos", demos, "--epochs", epochs),
-        *("--max-steps", per_epoch, "--rollout-episodes", "0", "--overwrite", "--seed", seed),
-        *("--vision-weights", "none", "--clip-weights", "none"),  # whether there is a network or not
-        *("--output-dir", folder, "--log-dir", folder / "log", *arm.train),
-    )
-    run_stage(
-        *("5_evaluate.py", "--checkpoint", folder / "last.pth", "--num-episodes", options.num_episodes),
-        *("--split", "validation", "--max-steps", options.max_steps, "--no-videos"),
-        *("--output-dir", folder / "evaluation"),
-    )
-    evaluation = json.loads((folder / "evaluation/results.json").read_text())
+def _train(name: str, seed: int, options: BenchmarkOptions) -> None:
+    arm = ARMS[name]
+    request = {"arm": dataclasses.asdict(arm), "seed": seed, "steps": options.steps}
+    if arm.dagger:
+        request["dagger_sha256"] = sha256(_teacher(arm, seed, options))
+
+    def arguments() -> tuple[object, ...]:
+        data, demos = _demonstrations(arm, seed, options), round(0.9 * arm.demos)
+        steps = round(options.steps / arm.step_cost)
+        epochs = math.ceil(steps / _steps_per_epoch(data, demos, arm.batch))
+        return (
+            *("--data", data, "--num-demos", demos, "--epochs", epochs, "--max-steps", math.ceil(steps / epochs)),
+            *("--rollout-episodes", 0, "--seed", seed, *arm.train),
+        )
+
+    train(_folder(name, seed, options), request, arguments)
+
+
+def _measure(name: str, seed: int, options: BenchmarkOptions) -> dict[str, Any]:
+    folder, arm = _folder(name, seed, options), ARMS[name]
+    checkpoint = folder / "last.pth"
+    evaluation = evaluate(checkpoint, folder / "evaluation", options.episode_seeds(), "validation", options.max_steps)
+    last = json.loads((folder / "history.json").read_text())[-1]
     return {
-        "demos": arm.demos,
-        "steps": epochs * per_epoch,
-        "lifted": sum(episode["success"] for episode in evaluation["episodes"]),
-        "episodes": len(evaluation["episodes"]),
+        "success": outcomes(evaluation),
         "grasped": sum(episode["grasped"] for episode in evaluation["episodes"]),
-        "closures": sum(episode["gripper_closures"] for episode in evaluation["episodes"]),
-        "drops": sum(episode["drops"] for episode in evaluation["episodes"]),
-        **_offline(folder, arm),
-        "reported_success_rate": evaluation["reported_success_rate"],
+        "demos": arm.demos,
+        "steps": last["step"],
+        # Errors on validation demonstrations, which vary less than the lifts of 50 episodes.
+        "first_motion": last["valid/first_motion"],
+        "first_gripper_accuracy": last["valid/first_gripper_accuracy"],
+        "own_validation": arm.has_own_demonstrations,
+        "checkpoint_sha256": sha256(checkpoint),
         "weights": evaluation["weights"],
-        "seeds": [episode["seed"] for episode in evaluation["episodes"]],
+        "machine": evaluation["machine"],
     }
 
 
@@ -123,31 +145,27 @@ def _folder(name: str, seed: int, options: BenchmarkOptions) -> Path:
     return options.work_dir / f"{name}-{seed}"
 
 
-def _offline(folder: Path, arm: Arm) -> dict[str, Any]:
-    """Errors of the first action on validation demonstrations, which vary less than the lifts of 50 episodes."""
-    last = json.loads((folder / "history.json").read_text())[-1]
-    return {
-        "position_error_cm": last["valid/position_error_cm"],
-        "first_motion": last["valid/first_motion"],
-        "first_gripper_accuracy": last["valid/first_gripper_accuracy"],
-        "own_validation": bool(arm.collect or arm.dagger),
-    }
+def _teacher(arm: Arm, seed: int, options: BenchmarkOptions) -> Path:
+    """The policy that acts in a part of the demonstrations of a DAgger arm."""
+    policy = _folder(arm.dagger, seed, options) / "last.pth"
+    if not policy.exists():
+        raise UserError(f"this arm needs the policy {policy}; run the arm {arm.dagger} first, on this machine")
+    return policy
 
 
 def _demonstrations(arm: Arm, seed: int, options: BenchmarkOptions) -> Path:
     """The file of demonstrations of an arm; arms with the same collection options share one."""
     collect = ("1_collect_demos.py", "--video-episodes")
     if arm.dagger:
-        policy = _folder(arm.dagger, seed, options) / "last.pth"
-        if not policy.exists():
-            raise UserError(f"this arm needs the policy {policy}; run the arm {arm.dagger} first, on this machine")
+        policy = _teacher(arm, seed, options)
         data = options.work_dir / f"dagger-{sha256(policy)[:8]}.hdf5"  # another policy's episodes are not to be reused
         first = ARMS[arm.dagger].demos
         run_stage(*collect, "--output", data, "--num-episodes", first)
         run_stage(*collect, "--output", data, "--num-episodes", arm.demos - first, "--dagger", policy)
         return data
-    data = options.work_dir / f"{'-'.join(arm.collect).strip('-') or 'standard'}.hdf5"
-    run_stage(*collect, "--output", data, "--num-episodes", 150 if arm.collect else 200, *arm.collect)
+    count = max(arm.demos, Arm.demos)
+    data = options.work_dir / f"{'-'.join(arm.collect).strip('-') or 'standard'}-{count}.hdf5"
+    run_stage(*collect, "--output", data, "--num-episodes", count, *arm.collect)
     return data
 
 
@@ -159,4 +177,4 @@ def _steps_per_epoch(data: Path, demos: int, batch: int) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main, BenchmarkOptions, __doc__, "run the same command again; it continues with the missing arms")
+    run_script(main, BenchmarkOptions, __doc__, "run the same command again; it continues with the missing trainings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,14 @@ def _restore_ctrl_c() -> None:
     """Let the scripts under test receive SIGINT: they would inherit that it is ignored, as a shell without job control
     sets it for its background processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[Any]:
+    """Imports a module of benchmarks/, whose modules find each other as scripts do."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    yield importlib.import_module
+    sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,6 @@ NOT_MEASURED = {"10/10", "0/10", "52 ms", "4 of 255"}
 
 def read(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def benchmarks() -> Iterator[Any]:
-    """Imports a module of benchmarks/, whose modules find each other as scripts do."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield importlib.import_module
-    sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
@@ -108,21 +99,6 @@ def test_a_stale_result_is_refused(benchmarks: Any, tmp_path: Path) -> None:
 def test_a_figure_that_cannot_be_shown_is_an_error(text: str, reason: str, benchmarks: Any, results: Any) -> None:
     with pytest.raises(UserError, match=reason):
         benchmarks("tables").render(text, results, "text")
-
-
-def test_what_matters_says_what_the_episodes_allow(benchmarks: Any) -> None:
-    """15 points fewer with 25 demonstrations: p = 0.05 alone, and nothing among fifteen comparisons."""
-    table = benchmarks("arms_table")
-    arms = json.loads(read("docs/results/what_matters.json"))
-    p = table.p_values(arms)
-    single, corrected = p["demos-25"]
-    assert single == pytest.approx(0.0499, abs=1e-3)
-    assert corrected > 0.2
-    assert all(single <= corrected <= 1 for single, corrected in p.values())
-    assert table.difference(arms, "demos-25").startswith("-15 [-3")
-    ordered = sorted(p.values())
-    assert ordered[0][1] == pytest.approx(len(ordered) * ordered[0][0])
-    assert [corrected for _, corrected in ordered] == sorted(corrected for _, corrected in ordered)
 
 
 def test_controls_are_reused_only_where_nothing_has_changed(benchmarks: Any, tmp_path: Path) -> None:

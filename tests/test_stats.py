@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
+from scipy.stats import t
 
 from vla.demos.dataset_table import window_count
 from vla.errors import UserError
+from vla.evaluation.recipe_statistics import holm, recipe_difference, recipe_interval
 from vla.evaluation.statistics import percent_bounds, rate, success_interval
 from vla.markdown import markdown_table
 from vla.training.recipes import Recipe
@@ -41,6 +46,90 @@ def test_printed_bounds_enclose_the_exact_ones() -> None:
             printed = [float(bound.rstrip("%")) / 100 for bound in percent_bounds(successes, trials)]
             assert low - 0.001 < printed[0] <= low + 1e-12
             assert high - 1e-12 <= printed[1] < high + 0.001
+
+
+def outcomes(*lifted: int, episodes: int = 100) -> np.ndarray:
+    """Of each training seed, which episodes succeed: the first ones, so that the seeds fail in the same."""
+    return np.arange(episodes) < np.array(lifted)[:, None]
+
+
+def shuffled(successes: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The same, with failures that are independent of those of other seeds."""
+    return np.random.default_rng(seed).permuted(successes, axis=1)
+
+
+def test_seeds_that_lift_everything_leave_a_wider_interval_than_one_policy_does() -> None:
+    low, high = recipe_interval(outcomes(100, 100, 100))
+    assert low == pytest.approx(0.943, abs=1e-3)
+    assert high == 1
+    assert low < success_interval(100, 100)[0]
+    assert recipe_interval(outcomes(0, 0, 0)) == pytest.approx((0, 1 - low))
+    fewer = [recipe_interval(outcomes(100, 100, lifted))[0] for lifted in (99, 97, 90)]
+    assert low > fewer[0] > fewer[1] > fewer[2]
+
+
+def test_seeds_that_agree_on_every_episode_count_as_one() -> None:
+    low, high = recipe_interval(outcomes(85, 85, 85))
+    assert (low, high) == pytest.approx(success_interval(85, 100), abs=0.005)
+    independent = recipe_interval(shuffled(outcomes(85, 85, 85)))
+    assert independent[1] - independent[0] > success_interval(255, 300)[1] - success_interval(255, 300)[0]
+
+
+def test_seeds_that_differ_widen_the_interval_however_many_episodes_there_are() -> None:
+    for episodes in (100, 10_000):
+        lifted = [episodes * percent // 100 for percent in (95, 85, 75)]
+        low, high = recipe_interval(shuffled(outcomes(*lifted, episodes=episodes)))
+        assert high - low > 0.3
+    low, high = recipe_interval(outcomes(0, 100, 100))
+    assert low < 0.1
+    assert high > 0.999
+
+
+def test_difference_of_recipes_becomes_a_t_test_of_their_seeds_where_episodes_abound() -> None:
+    episodes = 100_000
+    first = shuffled(outcomes(90_000, 80_000, 70_000, episodes=episodes))
+    second = shuffled(outcomes(50_000, 40_000, 30_000, episodes=episodes), seed=1)
+    found = recipe_difference(first, second)
+    error = np.sqrt(2 * 0.1**2 / 3)
+    assert found.difference == pytest.approx(0.4)
+    assert found.p == pytest.approx(2 * t.sf(0.4 / error, 2), rel=0.02)
+    assert found.low == pytest.approx(0.4 - t.isf(0.025, 2) * error, rel=0.05)
+    other = recipe_difference(second, first)
+    assert (other.difference, other.low, other.p) == pytest.approx((-0.4, -found.high, found.p))
+
+
+def test_recipes_that_lift_everything_may_still_differ() -> None:
+    found = recipe_difference(outcomes(50, 50, 50, episodes=50), outcomes(50, 50, 50, 50, episodes=50))
+    assert found.difference == 0
+    assert found.p == 1
+    assert found.low < -0.02 < 0.02 < found.high
+    with pytest.raises(ValueError, match="two seeds"):
+        recipe_difference(outcomes(50, episodes=50), outcomes(50, 50, 50, episodes=50))
+
+
+def test_the_same_hard_episodes_for_both_recipes_make_the_difference_surer() -> None:
+    first, second = outcomes(60, 61, 59), outcomes(51, 50, 49)
+    paired = recipe_difference(first, second)
+    unpaired = recipe_difference(first, second[:, ::-1])
+    assert paired.difference == unpaired.difference
+    assert paired.p < 0.05 < unpaired.p
+    assert paired.high - paired.low < unpaired.high - unpaired.low
+
+
+def test_holm_corrects_for_the_number_of_comparisons() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.7, "b": 0.6}) == {"b": 1.0, "a": 1.0}
+
+
+@pytest.mark.parametrize("case", [(0.85, 0.0, 0.0), (0.85, 1.0, 1.0), (0.5, 0.0, 1.0)])
+def test_statistics_of_three_seeds_err_as_rarely_as_they_say(case: tuple[float, float, float], benchmarks: Any) -> None:
+    """1000 simulated comparisons, so that a share of 5% is known to about 1.5 points."""
+    found = benchmarks("seed_statistics").errors(np.random.default_rng(0), case, 3, 50, 1000)
+    assert found["interval_holds"] > 0.935
+    assert found["test_errs"] < 0.05
+    if case[2]:  # what ignores the seeds' scatter, or resamples three of them, errs more often
+        assert found["bootstrap_holds"] < 0.9
+        assert found["permutation_errs"] > 0.2
 
 
 def test_windows_of_an_episode() -> None:

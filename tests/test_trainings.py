@@ -1,0 +1,115 @@
+"""Benchmarks of several training seeds: what they repeat, what they refuse, and what their tables say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vla.errors import UserError
+
+
+def training(lifted: int, episodes: int = 50) -> dict[str, Any]:
+    return {
+        "success": "1" * lifted + "0" * (episodes - lifted),
+        "grasped": episodes,
+        "steps": 900,
+        "first_motion": 0.02,
+        "first_gripper_accuracy": 0.98,
+        "own_validation": False,
+    }
+
+
+def arms(benchmarks: Any, **lifted: tuple[int, ...]) -> dict[str, Any]:
+    """The result file of what_matters.py with trainings of these lifts, by arm."""
+    known = benchmarks("arms").ARMS
+    content = benchmarks("what_matters").BenchmarkOptions().begun()
+    for name, each in lifted.items():
+        name = name.replace("_", "-")
+        trainings = {str(seed): training(count) for seed, count in enumerate(each)}
+        content["arms"][name] = {"what": known[name].what, "trainings": trainings}
+    return content
+
+
+def test_only_arms_of_three_trainings_are_shown(benchmarks: Any) -> None:
+    table = benchmarks("arms_table")
+    content = arms(benchmarks, equal_chunk=(20, 24), no_noise=(25, 24, 27), reference=(45, 44, 43))
+    assert table.shown_arms(content) == ["reference", "no-noise"]
+    assert "all actions of a chunk" not in table.arms_table(content) + table.shown(content)
+    assert table.shown_arms(arms(benchmarks, no_noise=(25, 24, 27), reference=(45, 44))) == []
+
+
+def test_the_list_claims_what_survives_the_correction(benchmarks: Any) -> None:
+    table = benchmarks("arms_table")
+    content = arms(
+        benchmarks,
+        reference=(45, 43, 44),
+        no_noise=(24, 25, 23),
+        equal_chunk=(48, 20, 35),
+        no_auxiliary=(44, 45, 45),
+        proprioception=(50, 50, 50),
+    )
+    compared = table.comparisons(content)
+    assert [name for name, (_, corrected) in compared.items() if corrected < 0.05] == ["no-noise", "proprioception"]
+    assert all(difference.p <= corrected for difference, corrected in compared.values())
+    worse, better, unknown = table.shown(content).splitlines()
+    assert worse.startswith("- **worse**: neither noise nor detours and slips (-40 points [")
+    assert better.startswith("- **better**: the arm's own state beside the picture (+12 points [")
+    assert unknown.startswith("- **not distinguishable from the reference**: no auxiliary loss (+1 points [")
+    reference, no_noise = table.arms_table(content).splitlines()[2:4]
+    assert "132/150 = 88% [" in reference
+    assert "24, 25, 23" in no_noise
+
+
+def test_each_seed_and_the_shipped_policy_have_a_row(benchmarks: Any) -> None:
+    seeds = benchmarks("training_seeds")
+    content = seeds.TrainingSeedsOptions().begun()
+    content["trainings"] = {"0": {"success": "1" * 100}, "1": {"success": "1" * 100}, "2": {"success": "1" * 100}}
+    shipped = {"episodes": [{"seed": 2001000 + number, "success": True} for number in range(300)]}
+    rows = seeds.training_seeds_table(content, shipped).splitlines()[2:]
+    assert len(rows) == 5
+    assert "2004000-2004099" in rows[0]
+    assert "100/100 = 100% [96.3%, 100%]" in rows[0]
+    assert "300/300 = 100% [94.2%, 100%]" in rows[3]
+    assert "300/300 = 100% [98.7%, 100%]" in rows[4]
+
+
+def test_a_finished_training_is_not_repeated(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainings, commands = benchmarks("trainings"), []
+    monkeypatch.setattr(trainings, "run_stage", lambda *arguments: commands.append(arguments))
+    for seed, count in ((0, 1), (0, 1), (1, 2)):
+        trainings.train(tmp_path, {"seed": seed}, lambda seed=seed: ("--seed", seed))
+        assert len(commands) == count
+    assert commands[0][:4] == ("4_train.py", "--recipe", "cpu", "--resume")
+    assert commands[1][-2:] == ("--seed", 1)
+
+
+def test_trainings_of_other_settings_are_not_put_together(benchmarks: Any, tmp_path: Path) -> None:
+    trainings = benchmarks("trainings")
+    path, begun = tmp_path / "what_matters.json", arms(benchmarks)
+    path.write_text(json.dumps(arms(benchmarks, reference=(45,))))
+    assert list(trainings.check_comparable(path, begun)["arms"]) == ["reference"]
+    path.write_text(json.dumps({"reference": {"settings": begun["settings"]}}))  # the layout of an older version
+    with pytest.raises(UserError, match="other what_matters_version"):
+        trainings.check_comparable(path, begun)
+    begun["settings"]["thresholds"]["hold_steps"] += 1
+    path.write_text(json.dumps(arms(benchmarks, reference=(45,))))
+    with pytest.raises(UserError, match="other thresholds, and"):
+        trainings.check_comparable(path, begun)
+
+
+def test_stale_trainings_are_not_shown(benchmarks: Any) -> None:
+    stale = benchmarks("results").stale
+    assert stale("what_matters", arms(benchmarks, reference=(45, 44, 43))) is None
+    assert "older version" in stale("what_matters", {"reference": {}})
+    old = arms(benchmarks)
+    old["settings"]["recipe"]["epochs"] += 1
+    assert "recipe" in stale("what_matters", old)
+    other = arms(benchmarks, reference=(45, 44, 43))
+    other["arms"]["reference"]["what"] = "another reference"
+    assert "arms ['reference']" in stale("what_matters", other)
+    seeds = benchmarks("training_seeds").TrainingSeedsOptions().begun()
+    seeds["trainings"] = {"0": {"data_sha256": "a"}, "1": {"data_sha256": "b"}}
+    assert "same demonstrations" in stale("training_seeds", seeds)
