@@ -2,11 +2,12 @@
 
 Reads a checkpoint, or drives a control policy. Writes `results.json`, its tables (`results.md`), a page with every
 episode (`report.html`), a row for each (`episodes.csv`), their states (`episodes.hdf5`) and a video of each into the
-output directory. The seeds are fixed beforehand, and test seeds are never used for training or validation. Every episode
-that began counts; with --until-decided, every episode up to the pair that decided.
+output directory. The seeds are fixed beforehand, and test seeds are never used for training or validation. Every
+episode that began counts; with --until-decided, every episode up to the pair that decided.
 
 A run that was stopped loses no finished episode: the same command continues. Older results in the output directory stay
-until the new ones are whole. Exit code 3 means that the machine failed (a full disk or GPU, say), not the policy.
+until the new ones are whole. Exit code 3 means that the machine failed (a full disk or GPU, say), not the policy; exit
+code 1 after --rejudge, that the second judge disagrees on an episode.
 
     python 5_evaluate.py --checkpoint checkpoints/best_model.pth --num-episodes 10
     python 5_evaluate.py --policy random --num-episodes 50
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,6 +39,7 @@ from vla.policies.instructions import INSTRUCTIONS
 from vla.sim.config import TEST_SEEDS, VALIDATION_SEEDS
 from vla.sim.perturbations import parse_perturbations
 
+EXIT_JUDGES_DISAGREE = 1
 SEEDS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 
 
@@ -158,7 +161,8 @@ class EvaluateOptions:
 
 def main(options: EvaluateOptions) -> None:
     if options.rejudge is not None:
-        print_second_opinions(options.rejudge)
+        if not print_second_opinions(options.rejudge):
+            sys.exit(EXIT_JUDGES_DISAGREE)
     elif options.compare is not None:
         first, second = (options.subject(path) for path in options.compare)
         compare_policies(options.plan(), first, second, options.output_dir, options.until_decided)

@@ -106,7 +106,7 @@ def _summary(what: str, folder: Path) -> dict[str, Any]:
         "lifted": sum(episode["success"] for episode in episodes),
         "reported": sum(episode["reported_success"] for episode in episodes),
         "invalid": sum(episode["invalid_reason"] is not None for episode in episodes),
-        "judges_agree": sum(episode.verdict == episode.second_opinion for episode in rejudged),
+        "judges_agree": sum(episode.agree for episode in rejudged),
         "checkpoint_sha256": content.get("checkpoint_sha256"),
         "versions": content["versions"],
         "thresholds": content["thresholds"],

@@ -142,16 +142,16 @@ def test_the_second_judge_reads_the_file_and_sees_a_forged_success(
     path = tmp_path / "episodes.hdf5"
     write_episodes(path, EnvConfig(), [lifted, still, broken])
     rejudged = rejudge_file(path)
-    assert [episode.follows for episode in rejudged] == [True, True, True]
-    assert [episode.doubt for episode in rejudged] == [None, None, "an action is not finite"]
-    assert [(episode.verdict, episode.second_opinion) for episode in rejudged] == [
+    assert [episode.second.follows for episode in rejudged] == [True, True, True]
+    assert [episode.second.doubt for episode in rejudged] == [None, None, "an action is not finite"]
+    assert [(episode.verdict, episode.second.success) for episode in rejudged] == [
         (True, True),
         (False, False),
         (False, False),
     ]
     with h5py.File(path, "r+") as file:
         file["episode_2"].attrs["success"] = True
-    assert [episode.second_opinion for episode in rejudge_file(path)] == [True, False, False]
+    assert [episode.second.success for episode in rejudge_file(path)] == [True, False, False]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="not a whole HDF5 file"):
         rejudge_file(path)
@@ -180,9 +180,9 @@ def test_states_that_do_not_follow_from_the_actions_are_found(
     write_episodes(path, EnvConfig(), [EvaluatedEpisode(result, forged)])
     (rejudged,) = rejudge_file(path)
     assert rejudged.verdict
-    assert not rejudged.second_opinion
-    assert rejudged.doubt is not None
-    assert rejudged.follows == (forgery == "no action")
+    assert not rejudged.second.success
+    assert rejudged.second.doubt is not None
+    assert rejudged.second.follows == (forgery == "no action")
 
 
 def test_the_second_judge_needs_no_word_from_the_first(sim: Simulator, lifted: EvaluatedEpisode) -> None:

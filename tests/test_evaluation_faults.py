@@ -156,9 +156,9 @@ def test_a_dead_worker_leaves_results_that_can_be_read(
     recordings = tmp_path / "episodes.hdf5"
     write_episodes(recordings, EnvConfig(), episodes)
     began, died = rejudge_file(recordings)
-    assert (began.doubt, died.verdict, died.second_opinion) == (None, False, False)
-    assert "its worker process died" in str(died.doubt)
-    print_second_opinions(recordings)
+    assert (began.second.doubt, died.verdict, died.second.success) == (None, False, False)
+    assert "its worker process died" in str(died.second.doubt)
+    assert print_second_opinions(recordings)
     assert "the judges agree on 2 of 2 episodes" in capsys.readouterr().out
 
 

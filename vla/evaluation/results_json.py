@@ -28,6 +28,7 @@ _EVENTS: dict[str, Callable[[EpisodeResult], bool]] = {
     "lifted": lambda result: result.lifted,
     "drop": lambda result: result.drops > 0,
     "regrasp": lambda result: result.regrasps > 0,
+    "judges_disagree": lambda result: not result.judges_agree,
     "invalid": lambda result: result.invalid_reason is not None,
 }
 """What `table_4` counts episodes of."""

@@ -44,7 +44,7 @@ def measure(
     hand_body = model.body(f"{_GRIPPER}right_gripper").id
     left_pad, right_pad = (scratch.geom_xpos[model.geom(names[1]).id] for names in _FINGERS.values())
     axis = (right_pad - left_pad) / max(float(np.linalg.norm(right_pad - left_pad)), 1e-9)
-    contacts = _cube_contacts(model, scratch, cube_geom)
+    contacts = _cube_contacts(model, scratch, cube_body)
     left_normal, right_normal = (contacts.normal.get(side, np.zeros(3)) for side in _FINGERS)
     weight_n = STANDARD_GRAVITY * float(model.body_mass[cube_body])
 
@@ -109,7 +109,7 @@ class _CubeContacts(NamedTuple):
     """Something other than a finger touches the cube."""
 
 
-def _cube_contacts(model: Any, data: Any, cube_geom: int) -> _CubeContacts:
+def _cube_contacts(model: Any, data: Any, cube_body: int) -> _CubeContacts:
     import mujoco
 
     sides = {model.geom(name).id: side for side, names in _FINGERS.items() for name in names}
@@ -117,14 +117,15 @@ def _cube_contacts(model: Any, data: Any, cube_geom: int) -> _CubeContacts:
     total, wrench, other_contact = np.zeros(3), np.zeros(6), False
     for index in range(data.ncon):
         contact = data.contact[index]
-        if cube_geom not in (contact.geom1, contact.geom2):
+        bodies = model.geom_bodyid[contact.geom1], model.geom_bodyid[contact.geom2]
+        if cube_body not in bodies:
             continue
-        side = sides.get(contact.geom2 if contact.geom1 == cube_geom else contact.geom1)
+        side = sides.get(contact.geom2 if bodies[0] == cube_body else contact.geom1)
         if side is None:
             other_contact = True
             continue
         mujoco.mj_contactForce(model, data, index, wrench)
-        on_cube = 1.0 if contact.geom2 == cube_geom else -1.0  # the frame's first row points from geom1 to geom2
+        on_cube = 1.0 if bodies[1] == cube_body else -1.0  # the frame's first row points from geom1 to geom2
         frame = on_cube * contact.frame.reshape(3, 3)
         normal[side] = normal.get(side, np.zeros(3)) + wrench[0] * frame[0]
         total += wrench[:3] @ frame

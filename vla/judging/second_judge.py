@@ -1,8 +1,11 @@
 """A second judge: applies the rules of the verdict to recorded states alone, with measurements of its own.
 
-It shares the thresholds (`vla.judging.verdict.Thresholds`) with the verdict, and no measurement. Positions and forces
-are computed in another way from the model; velocities come from Jacobians and, as a check, from the differences of
-successive states. Where the two judges disagree, one of them is wrong, and a person should look at the episode.
+It measures nothing as the verdict does. Forces are the constraint forces mapped into the cube's coordinates, checked by
+the balance of its momentum; the table's height is where a ray meets it below the cube when the episode begins; the
+opening is the distance between the fingers' bodies; velocities come from Jacobians and from the differences of
+successive states. docs/verdict.md lists what the judges still share: the thresholds, the model with the names of its
+parts, and MuJoCo's forward pass (kinematics, collision detection, constraint solver). Where the two judges disagree,
+one of them is wrong, and a person should look at the episode.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -18,8 +21,11 @@ from scipy.spatial.transform import Rotation
 from vla.judging.verdict import Thresholds
 
 CONTROL_PERIOD_S = 0.05
-GRAVITY = 9.81
-"""m/s^2."""
+GRAVITY = np.array([0.0, 0.0, -9.81])
+"""m/s^2, world frame."""
+MAX_OUTSIDE_WEIGHTS = 0.05
+"""Part of the cube's momentum balance that contacts do not explain, in its weights. Without an outside force it is a
+rounding error."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class SecondOpinion:
 
     success: bool
     held_steps: int
-    """Longest unbroken hold, in control steps."""
+    """Longest unbroken hold, in control steps from its first state to its last."""
     broken_rule: str | None
     """Why the whole episode does not count (its start, its physics); None for a valid one."""
 
@@ -53,7 +59,9 @@ class _View:
     push: tuple[np.ndarray, np.ndarray]
     """(3,) newtons each, normal forces of the left and the right finger on the cube."""
     lift_n: float
-    """Upward force of all contacts together on the cube."""
+    """Upward force of both fingers on the cube, friction included."""
+    outside_n: float
+    """Force on the cube that its momentum shows and its contacts do not explain."""
     weight_n: float
     """Weight of the cube."""
     axis: np.ndarray
@@ -62,6 +70,8 @@ class _View:
     """What the cube touches: "left", "right", "else"."""
     off_centre_m: tuple[float, float]
     """Distance of the cube from the middle between the fingers: along the closing axis, and across it."""
+    hand_m: float
+    """Height of the hand in the world frame."""
     in_hand: np.ndarray
     """(3,) centre of the cube in the hand's frame, metres."""
     turn_in_hand: Rotation
@@ -90,18 +100,21 @@ def rejudge(
     data = mujoco.MjData(model)
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     views: list[_View] = []
+    table_m: float | None = None
     for state in states:
         if not np.isfinite(state).all():
             return SecondOpinion(False, 0, "a state is not finite")
         mujoco.mj_setState(model, data, state, kind)
         mujoco.mj_forward(model, data)
-        views.append(_look(model, data, target))
+        if table_m is None:
+            table_m = _surface_below(model, data, target)
+        views.append(_look(model, data, target, table_m))
     if not np.isfinite(actions).all():
         return SecondOpinion(False, 0, "an action is not finite")
     if len(actions) != len(views) - 1:
         return SecondOpinion(False, 0, f"{len(actions)} actions led to {len(views) - 1} states")
     broken = _broken_rule(views, rules)
-    held = _longest_hold(views, [bool(action[-1] > 0) for action in actions], rules)
+    held = _longest_hold(views, _closing(actions), rules)
     return SecondOpinion(broken is None and held >= rules.hold_steps, held, broken)
 
 
@@ -117,31 +130,45 @@ def _broken_rule(views: Sequence[_View], rules: Thresholds) -> str | None:
     return None
 
 
+def _closing(actions: np.ndarray) -> list[bool]:
+    """Whether the gripper is told to close, after each action: a command of exactly 0 changes nothing."""
+    closing = [False]
+    for command in actions[:, -1]:
+        closing.append(closing[-1] if command == 0 else bool(command > 0))
+    return closing[1:]
+
+
 def _longest_hold(views: Sequence[_View], closing: Sequence[bool], rules: Thresholds) -> int:
-    """Length of the longest unbroken hold, control steps; `closing` says for each step what the action commands."""
+    """Length of the longest unbroken hold, control steps; `closing` says for each step what the gripper is told."""
     longest = held = 0
     carried, rested = True, rules.rest_steps  # `_broken_rule` judges the start
+    lain = views[0]
     origin: np.ndarray | None = None
-    for (before, now), close_commanded in zip(itertools.pairwise(views), closing, strict=True):
-        jumped = np.linalg.norm(now.cube - before.cube) > rules.max_jump_m
+    for (before, now), told_to_close in zip(itertools.pairwise(views), closing, strict=True):
+        reach_m = max(before.speed_mps, now.speed_mps) * CONTROL_PERIOD_S + rules.max_jump_m
+        jumped = np.linalg.norm(now.cube - before.cube) > reach_m
         in_touch = bool(now.touching & {"left", "right"})
         lies = abs(now.bottom_m) <= rules.on_table_m
         if jumped or rested < rules.rest_steps:
             quiet = lies and not jumped and not in_touch and now.speed_mps <= rules.max_start_speed_mps
             rested = rested + 1 if quiet else 0
         carried = not jumped and ((lies and rested >= rules.rest_steps) or (carried and in_touch))
+        lain = now if lies else lain
         place = now.in_hand if origin is None else origin
         good = (
             carried
-            and close_commanded
+            and told_to_close
             and now.bottom_m > rules.min_height_m
+            and min(now.cube[2] - lain.cube[2], now.hand_m - lain.hand_m) >= rules.min_rise_m
             and now.touching == {"left", "right"}
             and _is_squeezed(now, rules)
             and now.lift_n >= rules.min_borne_weights * now.weight_n
+            and now.outside_n <= MAX_OUTSIDE_WEIGHTS * now.weight_n
             and _keeps_still(before, now, rules)
             and np.linalg.norm(now.in_hand - place) <= rules.max_drift_m
         )
-        held, origin = (held + 1, place) if good else (0, None)
+        held = held + 1 if good and origin is not None else 0
+        origin = place if good else None
         longest = max(longest, held)
     return longest
 
@@ -171,8 +198,8 @@ def _keeps_still(before: _View, now: _View, rules: Thresholds) -> bool:
     return speed <= rules.max_slip_speed_mps and spin <= rules.max_slip_spin_radps
 
 
-def _look(model: Any, data: Any, target: str) -> _View:
-    """Measure the present state."""
+def _look(model: Any, data: Any, target: str, table_m: float) -> _View:
+    """Measure the present state; the table's top is at the height `table_m`."""
     import mujoco
 
     geom = data.geom(f"{target}_g0")
@@ -180,8 +207,6 @@ def _look(model: Any, data: Any, target: str) -> _View:
     turn = geom.xmat.reshape(3, 3)
     signs = np.array(np.meshgrid(*[[-1, 1]] * 3)).reshape(3, -1).T
     corners = geom.xpos + (signs * half) @ turn.T  # (8, 3)
-    table = data.geom("table_collision")
-    table_top = table.xpos[2] + model.geom("table_collision").size[2]
 
     # The fingers slide along the axes of their joints, which point from the right finger to the left one.
     slide = data.joint("gripper0_right_finger_joint1").xaxis
@@ -193,7 +218,7 @@ def _look(model: Any, data: Any, target: str) -> _View:
     offset = geom.xpos - middle
     along = float(offset @ axis)
 
-    push, touching = _pushes(model, data, target)
+    touch = _touch(model, data, target)
     hand = data.body("gripper0_right_right_gripper")
     motion = [
         np.zeros((2, 3, model.nv)) for _ in range(2)
@@ -201,22 +226,25 @@ def _look(model: Any, data: Any, target: str) -> _View:
     for jacobian, body in zip(motion, (model.body(f"{target}_main").id, hand.id), strict=True):
         mujoco.mj_jac(model, data, jacobian[0], jacobian[1], geom.xpos, body)
     slip, spin = (motion[0] - motion[1]) @ data.qvel
+    mass, first = float(model.body(f"{target}_main").mass[0]), int(model.joint(f"{target}_joint0").dofadr[0])
     hand_turn = Rotation.from_matrix(hand.xmat.reshape(3, 3))
-    fingers = [data.joint(f"gripper0_right_finger_joint{i}").qpos[0] for i in (1, 2)]
+    fingers = [data.body(f"gripper0_right_{side}finger").xpos for side in ("left", "right")]
     return _View(
         time_s=float(data.time),
         cube=geom.xpos.copy(),
-        bottom_m=float(corners[:, 2].min() - table_top),
+        bottom_m=float(corners[:, 2].min() - table_m),
         speed_mps=float(np.linalg.norm(motion[0][0] @ data.qvel)),
-        finger_gap_m=float(abs(fingers[0]) + abs(fingers[1])),
+        finger_gap_m=float(abs((fingers[0] - fingers[1]) @ axis)),
         narrowest_m=float(2 * half.min()),
         reach_m=float(np.ptp(corners @ axis)),
-        push=(push["left"], push["right"]),
-        lift_n=_lift(model, data, target),
-        weight_n=float(model.body(f"{target}_main").mass[0] * GRAVITY),
+        push=(touch.push["left"], touch.push["right"]),
+        lift_n=float(touch.fingers[2]),
+        outside_n=float(np.linalg.norm(mass * (data.qacc[first : first + 3] - GRAVITY) - touch.total)),
+        weight_n=float(mass * np.linalg.norm(GRAVITY)),
         axis=axis,
-        touching=frozenset(touching),
+        touching=frozenset(touch.sides),
         off_centre_m=(abs(along), float(np.linalg.norm(offset - along * axis))),
+        hand_m=float(hand.xpos[2]),
         in_hand=hand_turn.inv().apply(geom.xpos - hand.xpos),
         turn_in_hand=hand_turn.inv() * Rotation.from_matrix(turn),
         slip_mps=float(np.linalg.norm(slip)),
@@ -224,41 +252,59 @@ def _look(model: Any, data: Any, target: str) -> _View:
     )
 
 
-def _pushes(model: Any, data: Any, target: str) -> tuple[dict[str, np.ndarray], set[str]]:
-    """Normal forces of both fingers on the cube, (3,) newtons each, and what the cube touches."""
-    import mujoco
+class _Touch(NamedTuple):
+    """The forces on the cube, (3,) newtons each, world frame, and what touches it."""
 
+    push: dict[str, np.ndarray]
+    """Normal forces of the left and the right finger."""
+    fingers: np.ndarray
+    """Force of both fingers, friction included."""
+    total: np.ndarray
+    """Force of all contacts and other constraints."""
+    sides: set[str]
+    """"left", "right", "else"."""
+
+
+def _touch(model: Any, data: Any, target: str) -> _Touch:
+    """Map the solver's constraint forces into the cube's coordinates, the first three of which are its position."""
+    cube = model.body(f"{target}_main").id
     names = {}
     for side, link, tip in (("left", "leftfinger", 1), ("right", "rightfinger", 2)):
         names[model.body(f"gripper0_right_{link}").id] = side
         names[model.body(f"gripper0_right_finger_joint{tip}_tip").id] = side
     push = {"left": np.zeros(3), "right": np.zeros(3)}
-    touching = set()
+    fingers, sides = np.zeros(3), set()
     for index in range(data.ncon):
         contact = data.contact[index]
-        bodies = [int(model.geom_bodyid[g]) for g in (contact.geom1, contact.geom2)]
-        cube = model.body(f"{target}_main").id
+        bodies = [int(model.geom_bodyid[geom]) for geom in (contact.geom1, contact.geom2)]
         if cube not in bodies:
             continue
         side = names.get(bodies[0] if bodies[1] == cube else bodies[1], "else")
-        touching.add(side)
-        if side == "else" or contact.efc_address < 0:
-            continue
-        # A normal force pushes the cube away from the other body's surface.
-        force = np.zeros(6)
-        mujoco.mj_contactForce(model, data, index, force)
-        normal = contact.frame.reshape(3, 3)[0] * (1 if bodies[1] == cube else -1)
-        push[side] = push[side] + force[0] * normal
-    return push, touching
+        sides.add(side)
+        row = contact.efc_address
+        if side != "else" and row >= 0:
+            # An elliptic cone, robosuite's: the first row of a contact is its normal, the others are friction.
+            push[side] = push[side] + _force_on(model, data, target, slice(row, row + 1))
+            fingers += _force_on(model, data, target, slice(row, row + contact.dim))
+    return _Touch(push, fingers, _force_on(model, data, target, slice(0, data.nefc)), sides)
 
 
-def _lift(model: Any, data: Any, target: str) -> float:
-    """Upward force of all contacts together on the cube, newtons."""
+def _force_on(model: Any, data: Any, target: str, rows: slice) -> np.ndarray:
+    """Force on the cube's centre of these rows of the constraints, (3,) newtons, world frame."""
     import mujoco
 
-    # The cube is a free body: its third coordinate is its height, and of all constraints only contacts act on it.
-    contact_types = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_FRICTIONLESS)  # this type and all later ones are contacts
-    by_contacts = np.where(data.efc_type >= contact_types, data.efc_force, 0.0)
-    on_coordinates = np.zeros(model.nv)
-    mujoco.mj_mulJacTVec(model, data, on_coordinates, by_contacts)
-    return float(on_coordinates[model.joint(f"{target}_joint0").dofadr[0] + 2])
+    chosen, on_coordinates = np.zeros(data.nefc), np.zeros(model.nv)
+    chosen[rows] = data.efc_force[rows]
+    mujoco.mj_mulJacTVec(model, data, on_coordinates, chosen)
+    first = int(model.joint(f"{target}_joint0").dofadr[0])
+    return on_coordinates[first : first + 3]
+
+
+def _surface_below(model: Any, data: Any, target: str) -> float:
+    """Height at which a ray from the cube's centre straight down meets something; minus infinity where it does not."""
+    import mujoco
+
+    start, down = data.geom(f"{target}_g0").xpos, np.array([0.0, 0.0, -1.0])
+    met = np.zeros(1, dtype=np.int32)
+    distance = mujoco.mj_ray(model, data, start, down, None, True, model.body(f"{target}_main").id, met)
+    return float(start[2] - distance) if distance >= 0 else -np.inf
