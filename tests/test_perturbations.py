@@ -31,6 +31,7 @@ def test_a_perturbation_changes_something_and_is_taken_back(sim: Simulator, axis
         for _ in range(STEPS_TO_SEE.get(axis, 3)):
             observation, _ = sim.step(actor.select_action(observation).action)
             images.append(observation.image)
+            assert not observation.evidence.world_change  # whatever was changed was declared
         return np.concatenate([sim.state(), sim.model.body_mass, sim.model.geom_friction[:, 0]]), np.stack(images)
 
     plain = watch()

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla.judging.verdict import CONDITIONS, Evidence, Judge, Thresholds, check
+from vla.experts.scripted import ExpertActor, ExpertConfig
+from vla.judging.verdict import CONDITIONS, MEASURED, Evidence, Judge, Thresholds, check
 from vla.sim.env import Simulator
+from vla.sim.perturbations import Perturbation
 from vla.sim.rollout import Decision, Step, rollout
 
 Row = dict[str, Any]
@@ -37,8 +39,8 @@ def _watch(
 
 def _judge_rows(held: Evidence, rows: Sequence[Row], **limits: float) -> Judge:
     """Judge an episode that starts at rest and then has a state for each row: `held` with the row's changes, every 50
-    ms. `limits` change the thresholds."""
-    judge = Judge(dataclasses.replace(Thresholds(), **limits))  # type: ignore[arg-type]
+    ms. `limits` change the thresholds; the rows stand where they start, so that none of them is raised."""
+    judge = Judge(dataclasses.replace(Thresholds(), **{"min_rise_m": 0.0, **limits}))  # type: ignore[arg-type]
     judge.start(dataclasses.replace(held, **{**ON_TABLE, "time_s": 0.0}))
     for step, row in enumerate(rows, start=1):
         judge.update(dataclasses.replace(held, **{"time_s": 0.05 * step, **row}))
@@ -75,6 +77,7 @@ def test_an_episode_that_begins_unsettled_is_invalid(sim: Simulator) -> None:
     sim.reset(0)
     position, _ = _cube_joint(sim)
     sim.data.qpos[position][2] += 0.01
+    sim.declare("qpos")
     judge = Judge()
     judge.start(sim.changed_by_hand().evidence)
     verdict = judge.verdict()
@@ -87,6 +90,7 @@ def test_flung_cube_is_rejected(sim: Simulator) -> None:
     sim.reset(0)
     _, velocity = _cube_joint(sim)
     sim.data.qvel[velocity][2] = 2.2
+    sim.declare("qvel")
     judge, heights = _watch(sim, 40, CLOSE)
     assert sum(height > 0.08 for height in heights) >= 6
     assert not judge.success
@@ -99,10 +103,12 @@ def test_teleported_cube_is_rejected(sim: Simulator) -> None:
     def hold_up() -> None:
         sim.data.qpos[position] = [0.1, 0.15, 1.0, 1, 0, 0, 0]
         sim.data.qvel[velocity] = 0
+        sim.declare("qpos", "qvel")
 
     judge, heights = _watch(sim, 40, CLOSE, hold_up)
     assert min(heights) > 0.1
     assert not judge.success
+    assert judge.invalid_reason is None  # the conditions alone reject it
 
 
 def test_cube_pushed_up_by_an_outside_force_is_rejected(sim: Simulator) -> None:
@@ -114,6 +120,7 @@ def test_cube_pushed_up_by_an_outside_force_is_rejected(sim: Simulator) -> None:
     def push() -> None:
         lift = 40 * (1.0 - sim.data.qpos[position][2]) - 8 * sim.data.qvel[velocity][2]
         sim.data.xfrc_applied[cube, 2] = mass * (9.81 + lift)
+        sim.declare("xfrc_applied")
 
     judge, heights = _watch(sim, 80, CLOSE, push)
     sim.data.xfrc_applied[:] = 0
@@ -142,8 +149,16 @@ def test_hold_must_be_unbroken(expert_episode: tuple[list[Step], Judge]) -> None
     assert not judge.success
     verdict = judge.verdict()
     assert (verdict.failed, verdict.step) == ("squeezed", 90)
-    assert "held for 14 of 20 steps at most; at step 90" in verdict.words
-    assert _judge_rows(held, rows + [{}] * judge.limits.hold_steps).success
+    assert "held for 13 of 20 steps at most; at step 90" in verdict.words
+    assert _judge_rows(held, rows + HOLD).success
+
+
+def test_a_hold_is_a_second_from_its_first_state_to_its_last(expert_episode: tuple[list[Step], Judge]) -> None:
+    held = expert_episode[0][-1].outcome.evidence
+    almost = _judge_rows(held, HOLD[:-1])
+    assert not almost.success
+    assert "ended after 19 of 20 steps" in almost.explain()
+    assert _judge_rows(held, HOLD).success
 
 
 @pytest.mark.parametrize(
@@ -185,7 +200,8 @@ AWAY = np.array([0.06, 0.0, 0.0])
 ON_TABLE: Row = {"height_m": 0.0, "cube_speed_mps": 0.0, "left_touch": False, "right_touch": False}
 IN_THE_AIR: Row = {"height_m": 0.05, "left_touch": False, "right_touch": False}
 ON_THE_FLOOR: Row = {**ON_TABLE, "height_m": -0.8}
-HOLD: list[Row] = [{}] * 20
+HOLD: list[Row] = [{}] * 21
+"""States of a second."""
 WIDE = {"max_jump_m": 1.0}
 
 
@@ -231,6 +247,27 @@ def test_after_a_jump_the_cube_must_rest_on_the_table(
     assert success or judge.verdict().failed == "carried"
 
 
+def test_a_fall_is_no_jump(expert_episode: tuple[list[Step], Judge]) -> None:
+    """A cube that fell at 1.4 m/s moves by 7 cm in a step; it may be grasped again at once."""
+    held = expert_episode[0][-1].outcome.evidence
+    fallen = {"cube_pos": held.cube_pos - [0.0, 0.0, 0.07]}
+    falling: Row = {**IN_THE_AIR, "cube_speed_mps": 1.4}
+    landed: list[Row] = [{**ON_TABLE, **fallen}, *({**row, **fallen} for row in HOLD)]
+    assert _judge_rows(held, [falling, *landed]).success
+    assert _judge_rows(held, [IN_THE_AIR, *landed]).verdict().failed == "carried"
+
+
+@pytest.mark.parametrize("which", ["cube_pos", "gripper_pos"])
+def test_cube_and_gripper_must_both_have_risen(expert_episode: tuple[list[Step], Judge], which: str) -> None:
+    held = expert_episode[0][-1].outcome.evidence
+    low = {name: getattr(held, name) - [0.0, 0.0, 0.1] for name in ("cube_pos", "gripper_pos")}
+    fast = {"max_jump_m": 1.0, "min_rise_m": Thresholds().min_rise_m}
+    assert _judge_rows(held, [{**ON_TABLE, **low}, *HOLD], **fast).success
+    stayed = {**low, which: getattr(held, which)}  # the table went down instead
+    verdict = _judge_rows(held, [{**ON_TABLE, **stayed}, *HOLD], **fast).verdict()
+    assert verdict.failed == "raised"
+
+
 @pytest.mark.parametrize(
     ("start", "reason"),
     [
@@ -260,7 +297,7 @@ def test_another_control_period_is_invalid(expert_episode: tuple[list[Step], Jud
     assert first.invalid_reason is not None  # the first period counts as well
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Evidence)])
+@pytest.mark.parametrize("name", MEASURED)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_evidence_that_is_not_finite_is_invalid(
     expert_episode: tuple[list[Step], Judge], name: str, bad: float
@@ -306,6 +343,30 @@ def test_diverged_episode_is_invalid_and_a_failure(sim: Simulator) -> None:
     assert list(rollout(sim, Nan(), "Pick up the cube", 0, 20, judge)) == []
     assert not judge.success
     assert judge.explain().startswith("INVALID")
+
+
+def test_a_gripper_command_of_zero_changes_nothing(sim: Simulator) -> None:
+    sim.reset(0)
+    still = np.zeros(7, dtype=np.float32)
+    told = []
+    for command in (0.0, 1.0, 0.0, 0.0, -1.0, 0.0):
+        still[6] = command
+        told.append(sim.step(still)[0].evidence.closing_commanded)
+    assert told == [False, True, True, True, False, False]
+
+
+def test_a_shaken_arm_that_holds_firmly_is_accepted(sim: Simulator) -> None:
+    """The hand turns and moves by white noise of 0.1 at every step; the cube stays in its place in the grip."""
+    sim.perturbation = Perturbation("action-noise", 1)
+    judge = Judge()
+    expert = ExpertActor(ExpertConfig(noise_std=0.0, rotation_noise_std=0.0))
+    try:
+        steps = list(rollout(sim, expert, "Pick up the cube", 2_000_000, 120, judge))
+    finally:
+        sim.perturbation = None
+        sim.reset(0)
+    assert judge.success, judge.explain()
+    assert max(step.outcome.evidence.slip_speed_mps for step in steps[-20:]) < 0.01
 
 
 def test_measuring_does_not_disturb_the_episode(sim: Simulator) -> None:

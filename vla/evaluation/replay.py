@@ -21,7 +21,7 @@ class SecondLook:
     success: bool
     """Success by the evidence of the states, which also follow from the actions."""
     doubt: str | None
-    """Why the whole episode is void (its start, its physics, a recording that the simulator does not repeat), or None."""
+    """Why the whole episode is void (its start, its physics, a recording that the simulator cannot repeat), or None."""
     follows: bool
     """The simulator, given the seed and the actions, reaches the recorded states; also True where there is nothing to
     repeat, because the episode is void for another reason."""
