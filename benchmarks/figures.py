@@ -14,9 +14,12 @@ from typing import Any
 import arms_table
 import sequential_test
 from controls import controls_table
+from edge_cases import edge_cases_table
 from evaluation_speed import speed_table
-from results import Results
+from judging_cost import judging_cost_table
+from results import RESULTS, Results, values
 from seed_statistics import errors_table, power_table
+from shaken_holds import shaken_holds_table
 from training_seeds import pooled_rate, training_seeds_table
 
 from tests.attacks.__main__ import tables as attack_tables
@@ -154,6 +157,25 @@ def honest_rate(results: Results) -> str:
     return rate(honest["accepted"], honest["runs"])
 
 
+def shaken_rate(results: Results, name: str) -> str:
+    """The holds of a second above 8 cm that the verdict accepts, of the expert's under noise."""
+    row = results["shaken_holds"]["rows"][name]
+    return rate(row["accepted"], row["held"])
+
+
+def verdicts(_results: Results) -> str:
+    """Which version of the verdict each result file was judged by, and on what CPU it was measured."""
+    everything = Results()
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        content = everything[path.stem]
+        versions = {str(thresholds["version"]) for thresholds in values(content, "thresholds")}
+        cpus = {str(machine["cpu"]) for machine in values(content, "machine")}
+        verdict = ", ".join(sorted(versions)) or "none: it measures no lift"
+        rows.append((f"[{path.name}](results/{path.name})", verdict, ", ".join(sorted(cpus)) or "not recorded"))
+    return markdown_table(("result file", "version of the verdict", "CPU"), rows)
+
+
 def control(results: Results, name: str, key: str = "lifted") -> str:
     """A number of a control's episodes: '0/50'."""
     who = results["controls"]["who"][name]
@@ -228,6 +250,12 @@ FIGURES: dict[str, Callable[..., str]] = {
     "harmless_axes": harmless_axes,
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,
+    "edge_cases": lambda results: edge_cases_table(results["edge_cases"]),
+    "edge_starts": lambda results: str(results["edge_cases"]["cases"]["zero"]["starts"]),
+    "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),
+    "firm": lambda results: shaken_holds_table(results["shaken_holds"]),
+    "shaken_rate": shaken_rate,
+    "verdicts": verdicts,
     "sequential_errors": lambda results: sequential_test.errors_table(results["sequential"]),
     "sequential_most": sequential_most,
     "sequential_savings": lambda results: sequential_test.savings_table(results["sequential"]),

@@ -31,7 +31,7 @@ from vla.sim.perturbations import AXES
 RESULTS = ROOT / "docs/results"
 OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
 """Results whose `checkpoint_sha256` must be that of checkpoints/lift.pth."""
-WITHOUT_VERDICT = ("evaluation_speed", "familiar", "web_load", "seed_statistics", "sequential")
+WITHOUT_VERDICT = ("evaluation_speed", "familiar", "judging_cost", "web_load", "seed_statistics", "sequential")
 """Results that measure no success, and so record no thresholds."""
 
 TRAINED_LAYOUTS = {
@@ -69,23 +69,23 @@ class Results:
 
 def stale(name: str, content: Any) -> str | None:
     """Why a result does not describe today's code, in words; None where it does."""
-    for stored in _values(content, "thresholds"):
+    for stored in values(content, "thresholds"):
         if stored != dataclasses.asdict(Thresholds()):
             return "it was judged by other thresholds than vla.judging.verdict.Thresholds"
     for kind, version in (("results_version", RESULTS_VERSION), ("perturb_version", PERTURB_VERSION)):
         if content.get(kind, version) != version:
             return f"its {kind} is {content[kind]}, and the code writes {version}"
-    for stored in _values(content, "versions"):
+    for stored in values(content, "versions"):
         for package, here in run_versions().items():
             if package != "python" and stored.get(package, here) != here:
                 return f"it was measured with {package} {stored[package]}, and {here} is installed"
-    if name in OF_SHIPPED_POLICY and set(_values(content, "checkpoint_sha256")) != {sha256(ROOT / SHIPPED)}:
+    if name in OF_SHIPPED_POLICY and set(values(content, "checkpoint_sha256")) != {sha256(ROOT / SHIPPED)}:
         return f"it was measured on another policy than {SHIPPED}"
     if name == "attacks":
         return _stale_attacks(content)
     if name in TRAINED_LAYOUTS:
         return _stale_trainings(name, content)
-    if name not in WITHOUT_VERDICT and not list(_values(content, "thresholds")):
+    if name not in WITHOUT_VERDICT and not list(values(content, "thresholds")):
         return "it does not say which thresholds it was judged by"
     return _stale_cells(content["cells"]) if "cells" in content else None
 
@@ -97,7 +97,7 @@ def _stale_trainings(name: str, content: Any) -> str | None:
         return f"its layout is that of an older version, without {key} {version}"
     if content["settings"]["recipe"] != recipe():
         return "it was trained with other numbers of the recipe than vla.training.recipes has"
-    if name == "training_seeds" and len(set(_values(content, "data_sha256"))) > 1:
+    if name == "training_seeds" and len(set(values(content, "data_sha256"))) > 1:
         return "its trainings did not all learn from the same demonstrations"
     arms = content.get("arms", {})
     changed = [arm for arm, result in arms.items() if arm not in ARMS or result["what"] != ARMS[arm].what]
@@ -124,14 +124,14 @@ def _stale_cells(cells: dict[str, Any]) -> str | None:
     return None
 
 
-def _values(content: Any, key: str) -> Iterator[Any]:
+def values(content: Any, key: str) -> Iterator[Any]:
     """Every value that stands under `key`, at whatever depth, except null."""
     if isinstance(content, dict):
         if content.get(key) is not None:
             yield content[key]
         for name, value in content.items():
             if name != key:
-                yield from _values(value, key)
+                yield from values(value, key)
     elif isinstance(content, list):
         for value in content:
-            yield from _values(value, key)
+            yield from values(value, key)

@@ -204,9 +204,9 @@ def test_the_prose_counts_what_is_there() -> None:
     assert f"try {len(ATTACKS)} ways" in read("Makefile")
     rows = read("docs/verdict.md").split("| --- | --- | --- |\n")[1].split("\n\n")[0].splitlines()
     assert [row.split(" | ")[0].strip("| ").replace(" ", "_") for row in rows] == list(CONDITIONS)
-    assert len(CONDITIONS) == 12
-    assert "twelve" in read("README.md")
-    assert "twelve" in read("docs/verdict.md")
+    assert len(CONDITIONS) == 13
+    assert "thirteen" in read("README.md")
+    assert "these thirteen" in read("docs/verdict.md")
     assert f"{len(AXES)} axes" in read("docs/perturbations.md")
     assert sum(attack["accepted"] for attack in json.loads(read("docs/results/attacks.json"))["attacks"].values()) == 0
 

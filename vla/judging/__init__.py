@@ -1,1 +1,1 @@
-"""The verdict on an episode, the measurements behind it, and the checks of it: a second judge and a push test."""
+"""The verdict on an episode, what it is judged from, and its checks: watch over the world, second judge, push test."""

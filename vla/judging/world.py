@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-_BULK = ("bvh_", "flex_", "hfield_", "mesh_", "skin_", "tex_")
+BULK = ("bvh_", "flex_", "hfield_", "mesh_", "skin_", "tex_")
 """Prefixes of the model's large arrays (64 MB of meshes and textures), compared once, when an episode has ended."""
 _INPUTS = ("xfrc_applied", "qfrc_applied", "mocap_pos", "mocap_quat", "eq_active", "userdata", "plugin_state")
 """What acts on the state from outside: forces, mocap bodies, active equality constraints, user and plugin inputs."""
@@ -40,7 +40,7 @@ class WorldWatch:
 
         self._model, self._data = model, data
         arrays = {name: value for name in _public(model) if isinstance(value := getattr(model, name), np.ndarray)}
-        self._bulk = {name: view for name, view in arrays.items() if name.startswith(_BULK) and view.size}
+        self._bulk = {name: view for name, view in arrays.items() if name.startswith(BULK) and view.size}
         self._pristine_bulk = {name: view.tobytes() for name, view in self._bulk.items()}
         given = {name: view for name, view in arrays.items() if name not in self._bulk and view.size}
         option_names = _public(model.opt)

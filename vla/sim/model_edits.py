@@ -8,31 +8,8 @@ from typing import Any
 
 import numpy as np
 
-_EDITED = (
-    "cam_pos",
-    "cam_quat",
-    "cam_fovy",
-    "light_dir",
-    "light_diffuse",
-    "light_ambient",
-    "geom_matid",
-    "geom_rgba",
-    "geom_size",
-    "geom_pos",
-    "geom_quat",
-    "geom_sameframe",
-    "geom_rbound",
-    "geom_aabb",
-    "geom_friction",
-    "geom_solref",
-    "body_pos",
-    "body_mass",
-    "body_inertia",
-    "dof_M0",
-    "dof_frictionloss",
-    "actuator_forcerange",
-)
-"""Arrays of the model that `restored` saves."""
+from vla.judging.world import BULK
+
 SIZE_FIELDS = ("geom_size", "geom_rbound", "geom_aabb", "body_inertia", "dof_M0")
 """What `resize_cube` changes."""
 MASS_FIELDS = ("body_mass", "body_inertia", "dof_M0")
@@ -45,14 +22,19 @@ TABLE_FIELDS = ("body_pos",)
 
 @contextlib.contextmanager
 def restored(model: Any) -> Iterator[None]:
-    """Restore, at the end of the context, the arrays of the `mujoco.MjModel` that perturbations and attacks change."""
-    arrays = [model.opt.gravity, *(getattr(model, name) for name in _EDITED)]
+    """Restore, at the end of the context, the `mujoco.MjModel` and its options, all but its meshes and textures."""
+    values = {name: getattr(model, name) for name in dir(model) if not name.startswith(("_", *BULK))}
+    options = {name: getattr(model.opt, name) for name in dir(model.opt) if not name.startswith("_")}
+    arrays = [value for value in (*values.values(), *options.values()) if isinstance(value, np.ndarray)]
     saved = [array.copy() for array in arrays]
     try:
         yield
     finally:
         for array, value in zip(arrays, saved, strict=True):
             array[...] = value
+        for name, option in options.items():
+            if not isinstance(option, np.ndarray):
+                setattr(model.opt, name, option)
 
 
 def resize_box(model: Any, geom_name: str, half_size_m: np.ndarray) -> None:
