@@ -22,7 +22,7 @@ from vla.evaluation.rejudge import rejudge_file
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
 
 CONTROLS_VERSION = 2

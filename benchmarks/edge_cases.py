@@ -28,7 +28,7 @@ from vla.evaluation.statistics import rate
 from vla.files import write_text
 from vla.judging.push_test import MAX_PUSH_M
 from vla.judging.second_judge import rejudge
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
 from vla.sim.config import GRIPPER_CLOSE, GRIPPER_OPEN, TEST_SEEDS
 from vla.sim.env import Simulator

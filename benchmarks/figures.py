@@ -28,7 +28,7 @@ from vla.evaluation.episode import EpisodeResult
 from vla.evaluation.perturbation_table import UNPERTURBED, perturbation_table
 from vla.evaluation.statistics import rate, share
 from vla.evaluation.tables import TABLE_4, instruction_table, report_rows
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
 from vla.sim.perturbations import AXES
 from vla.training.recipes import RECIPES

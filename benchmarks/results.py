@@ -25,7 +25,7 @@ from vla.errors import UserError
 from vla.evaluation.perturbation_table import PERTURB_VERSION
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import SHIPPED, sha256
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.sim.perturbations import AXES
 
 RESULTS = ROOT / "docs/results"
@@ -71,7 +71,7 @@ def stale(name: str, content: Any) -> str | None:
     """Why a result does not describe today's code, in words; None where it does."""
     for stored in values(content, "thresholds"):
         if stored != dataclasses.asdict(Thresholds()):
-            return "it was judged by other thresholds than vla.judging.verdict.Thresholds"
+            return "it was judged by other thresholds than vla.judging.thresholds.Thresholds"
     for kind, version in (("results_version", RESULTS_VERSION), ("perturb_version", PERTURB_VERSION)):
         if content.get(kind, version) != version:
             return f"its {kind} is {content[kind]}, and the code writes {version}"
@@ -110,7 +110,7 @@ def _stale_attacks(content: Any) -> str | None:
         return "it has other attacks than tests/attacks/attacks.py"
     limits = [(each.what, each.accepted) for each in QUANTITIES] + [(DRIFT[1], DRIFT[3])]
     if [(row["what"], row["accepted"]) for row in content["honest"]["hold"]] != limits:
-        return "it was judged by other thresholds than vla.judging.verdict.Thresholds"
+        return "it was judged by other thresholds than vla.judging.thresholds.Thresholds"
     return None
 
 

@@ -34,7 +34,7 @@ from vla.evaluation.episode import run_episode  # noqa: E402
 from vla.evaluation.results_json import run_versions  # noqa: E402
 from vla.evaluation.statistics import rate  # noqa: E402
 from vla.files import SHIPPED, atomic_path, sha256, write_text  # noqa: E402
-from vla.judging.verdict import Thresholds  # noqa: E402
+from vla.judging.thresholds import Thresholds  # noqa: E402
 from vla.markdown import markdown_table  # noqa: E402
 from vla.policies.checkpoint import load_checkpoint  # noqa: E402
 from vla.policies.preprocess import cut  # noqa: E402

@@ -28,7 +28,9 @@ from vla.evaluation.results_json import run_versions
 from vla.evaluation.statistics import rate
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import write_text
-from vla.judging.verdict import Evidence, Judge, Thresholds
+from vla.judging.evidence import Evidence
+from vla.judging.thresholds import Thresholds
+from vla.judging.verdict import Judge
 from vla.markdown import markdown_table
 from vla.sim.config import TEST_SEEDS
 from vla.sim.env import Simulator

@@ -28,7 +28,7 @@ from vla.errors import UserError, run_script
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
 from vla.policies.checkpoint import load_checkpoint
 from vla.sim.config import TEST_SEEDS

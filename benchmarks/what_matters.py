@@ -30,7 +30,7 @@ from vla.demos.schema import demo_names, open_demos
 from vla.errors import UserError, run_script
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import sha256, write_text
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.sim.config import VALIDATION_SEEDS
 
 

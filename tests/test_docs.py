@@ -18,7 +18,8 @@ from tests.conftest import ROOT
 from vla.errors import UserError
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import SHIPPED, sha256
-from vla.judging.verdict import CONDITIONS, Thresholds
+from vla.judging.thresholds import Thresholds
+from vla.judging.verdict import CONDITIONS
 from vla.sim.perturbations import AXES
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "checkpoints/lift.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]

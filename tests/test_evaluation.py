@@ -29,7 +29,7 @@ from vla.evaluation.results_json import results_json
 from vla.evaluation.tables import failure_table, push_line, push_summary
 from vla.experts.controls import control
 from vla.judging.second_judge import rejudge
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.policies.network import PolicyNetwork
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.sim.config import EnvConfig, Placement

@@ -21,7 +21,8 @@ from vla.evaluation.results_json import results_json
 from vla.evaluation.statistics import success_interval
 from vla.evaluation.tables import failure_table, milestone_table
 from vla.experts.controls import control
-from vla.judging.verdict import Judge, Thresholds
+from vla.judging.thresholds import Thresholds
+from vla.judging.verdict import Judge
 from vla.sim.config import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, POSITION_SCALE_M, EnvConfig, Placement
 from vla.sim.env import Observation, Simulator
 from vla.sim.perturbations import Perturbation

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, assert_user_error, run_script
 from vla.errors import UserError
 from vla.evaluation.perturbation_table import paired, read_cells, write_cells
 from vla.experts.controls import control
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.sim.effect import Effect
 from vla.sim.env import Simulator
 from vla.sim.perturbations import AXES, Perturbation, parse_perturbations

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from vla.experts.scripted import ExpertActor, ExpertConfig
-from vla.judging.verdict import CONDITIONS, MEASURED, Evidence, Judge, Thresholds, check
+from vla.judging.evidence import MEASURED, Evidence
+from vla.judging.thresholds import Thresholds
+from vla.judging.verdict import CONDITIONS, Judge, check
 from vla.sim.env import Simulator
 from vla.sim.perturbations import Perturbation
 from vla.sim.rollout import Decision, Step, rollout

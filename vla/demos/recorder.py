@@ -13,7 +13,8 @@ from vla.demos.schema import Demo, write_demo
 from vla.experts.dagger import DaggerActor
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import atomic_path
-from vla.judging.verdict import MEASURED, Judge
+from vla.judging.evidence import MEASURED
+from vla.judging.verdict import Judge
 from vla.sim.env import Simulator
 from vla.sim.rollout import Actor, Step, rollout
 from vla.sim.workers import simulator

@@ -19,7 +19,8 @@ import numpy as np
 
 from vla.errors import UserError
 from vla.files import atomic_path
-from vla.judging.verdict import MEASURED, Evidence, Judge
+from vla.judging.evidence import MEASURED, Evidence
+from vla.judging.verdict import Judge
 from vla.sim.config import ACTION_DIM
 
 SCHEMA_VERSION = 5
@@ -61,7 +62,7 @@ class Demo:
     observations: Mapping[str, np.ndarray]
     """Low-dimensional observations before the action, (T, n) each, under robomimic's names."""
     evidence: Mapping[str, np.ndarray]
-    """The measured fields of `vla.judging.verdict.Evidence` after the action, (T, ...) each. No demonstration has an
+    """The measured fields of `vla.judging.evidence.Evidence` after the action, (T, ...) each. No demonstration has an
     undeclared change of the world: the episode would be INVALID."""
     start_evidence: Evidence
     """Evidence of the state that the episode began in."""

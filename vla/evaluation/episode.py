@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from vla.errors import MachineError, UserError
 from vla.evaluation.failures import failure_kind, measure_approach
 from vla.evaluation.milestones import PHASES, count_losses, distance_m, phases_by_step
-from vla.evaluation.replay import SecondLook, second_look
+from vla.evaluation.replay import second_look
 from vla.evaluation.video import frame_strip, video_written
-from vla.judging.verdict import Evidence, Judge
+from vla.judging.evidence import Evidence
+from vla.judging.verdict import Judge
 from vla.policies.faults import describe_error, is_machine_fault
 from vla.sim.config import ACTION_DIM
 from vla.sim.env import Simulator
@@ -76,15 +77,15 @@ class EpisodeResult:
     """Angle of the cube about the vertical at the start, in [-45, 45)."""
     push_m: float | None
     """How far the push test moved the held cube; None where it was not asked for, or nothing was held."""
-    declared: list[str]
-    """Fields of the world that a perturbation declared to have changed (`vla.judging.world`); [] without one."""
-    judges_agree: bool
-    """The second judge decides as the verdict does, and the simulator repeats the episode from its seed and actions
-    (`vla.evaluation.replay`)."""
-    second_doubt: str | None
-    """Why the second judge or the replay holds the whole episode for void; None: they do not."""
     inference_ms: list[float]
     """Time from image to action of each step."""
+    declared: list[str] = field(default_factory=list)
+    """Fields of the world that a perturbation declared to have changed (`vla.judging.world`)."""
+    judges_agree: bool | None = None
+    """The second judge decides as the verdict does, and the simulator repeats the episode from its seed and actions
+    (`vla.evaluation.replay`); None where it was not asked: on the page, and where the worker process died."""
+    second_doubt: str | None = None
+    """Why the second judge or the replay holds the whole episode for void; None: they do not."""
 
     def cube_start(self) -> str:
         """Where the cube lay at the start, in words."""
@@ -167,11 +168,11 @@ def run_episode(
         actions=np.stack(trace.actions) if trace.actions else np.zeros((0, ACTION_DIM), np.float32),
         strip=frame_strip([step.observation.image for step in steps] or [first.image]),
     )
-    camera_matrix, declared = sim.camera_matrix(), list(sim.declared)
+    result = episode_result(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m, sim.camera_matrix())
+    declared = list(sim.declared)
     second = second_look(sim, seed, recording.states, recording.actions)  # last, for it resets the simulator
-    result = episode_result(
-        *(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m, camera_matrix, declared, second)
-    )
+    agree = second.agrees(result.success, result.invalid_reason is None)
+    result = replace(result, declared=declared, judges_agree=agree, second_doubt=second.doubt)
     return EvaluatedEpisode(result, recording, has_video)
 
 
@@ -206,9 +207,6 @@ def died_episode(seed: int, instruction: str, reason: str) -> EvaluatedEpisode:
         cube_y_m=None,
         cube_yaw_deg=None,
         push_m=None,
-        declared=[],
-        judges_agree=True,
-        second_doubt=reason,
         inference_ms=[],
     )
     return EvaluatedEpisode(result, Recording(np.zeros((0, 0)), np.zeros((0, ACTION_DIM), np.float32), None))
@@ -223,8 +221,6 @@ def episode_result(
     first: Evidence,
     push_m: float | None,
     camera_matrix: np.ndarray,
-    declared: list[str],
-    second: SecondLook,
 ) -> EpisodeResult:
     """The result of an episode of these steps.
 
@@ -237,8 +233,6 @@ def episode_result(
         first: evidence that the episode began with.
         push_m: what the push test measured; None where there was none.
         camera_matrix: (3, 4) projection of the camera, which stands still (`Simulator.camera_matrix`).
-        declared: fields of the world that a perturbation declared to have changed.
-        second: what the second judge and the replay say.
     """
     verdict = judge.verdict()
     outcomes = [step.outcome.evidence for step in steps]
@@ -278,9 +272,6 @@ def episode_result(
         cube_y_m=float(first.cube_pos[1]),
         cube_yaw_deg=yaw_deg,
         push_m=push_m,
-        declared=declared,
-        judges_agree=second.agrees(verdict.success, valid),
-        second_doubt=second.doubt,
         inference_ms=[step.decision_ms for step in steps],
     )
 

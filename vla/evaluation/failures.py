@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.evaluation.milestones import APPROACHED_M, distance_m
-from vla.judging.verdict import Evidence, Thresholds, Verdict, check
+from vla.judging.evidence import Evidence
+from vla.judging.thresholds import Thresholds
+from vla.judging.verdict import Verdict, check
 
 FAILURE_KINDS = {
     "invalid": "the episode is INVALID: it cannot be judged, and the verdict says why",

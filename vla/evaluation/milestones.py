@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla.judging.verdict import Evidence, Judge, Thresholds, check
+from vla.judging.evidence import Evidence
+from vla.judging.thresholds import Thresholds
+from vla.judging.verdict import Judge, check
 
 PHASES = {
     "approached": "the grip site came within 5 cm of the cube's centre",

@@ -17,7 +17,7 @@ from vla.evaluation.machine import machine_facts
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.evaluation.task import EvalTask, check_not_rewritten
 from vla.files import FileVersion, file_version, sha256
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.policies.actor import ControlConfig
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance
 from vla.policies.text_encoder import EMBEDDING_DIM

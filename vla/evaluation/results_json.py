@@ -16,7 +16,7 @@ from vla.evaluation.episode import EpisodeResult
 from vla.evaluation.milestones import PHASES
 from vla.evaluation.statistics import success_interval
 from vla.evaluation.tables import count_failures, push_summary
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.sim.config import EnvConfig, installed_versions
 
 RESULTS_VERSION = 3
@@ -28,7 +28,7 @@ _EVENTS: dict[str, Callable[[EpisodeResult], bool]] = {
     "lifted": lambda result: result.lifted,
     "drop": lambda result: result.drops > 0,
     "regrasp": lambda result: result.regrasps > 0,
-    "judges_disagree": lambda result: not result.judges_agree,
+    "judges_disagree": lambda result: result.judges_agree is False,
     "invalid": lambda result: result.invalid_reason is not None,
 }
 """What `table_4` counts episodes of."""

@@ -51,7 +51,7 @@ def report_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str, s
             "Episodes on which the second judge disagrees",
             "-",
             "-",
-            episodes(lambda result: not result.judges_agree),
+            episodes(lambda result: result.judges_agree is False),
         ),
         ("Average episode length (steps)", "87", "200", f"{np.mean([result.steps for result in results]):.0f}"),
         ("Average total reward", "49.01", "39.26", f"{np.mean([result.reward for result in results]):.2f}"),

@@ -16,7 +16,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from vla.demos.schema import Demo
 from vla.files import atomic_path
-from vla.judging.verdict import CONDITIONS, Evidence, Judge
+from vla.judging.evidence import Evidence
+from vla.judging.verdict import CONDITIONS, Judge
 from vla.policies.faults import describe_error
 from vla.sim.rollout import Step
 

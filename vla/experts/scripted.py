@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vla.judging.verdict import Evidence, Thresholds
+from vla.judging.evidence import Evidence
+from vla.judging.thresholds import Thresholds
 from vla.sim.config import GRIPPER_CLOSE, GRIPPER_OPEN, POSITION_SCALE_M, ROTATION_SCALE_RAD
 from vla.sim.env import Observation
 from vla.sim.rollout import Decision

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vla.judging.verdict import Evidence
+from vla.judging.evidence import Evidence
 
 STANDARD_GRAVITY = 9.81
 """m/s^2. A constant, so that a cube does not become lighter to the verdict when the simulator's gravity is off."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 
 CONTROL_PERIOD_S = 0.05
 GRAVITY = np.array([0.0, 0.0, -9.81])

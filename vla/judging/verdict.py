@@ -1,4 +1,4 @@
-"""The one definition of success (report sec. 5.7), and the evidence that it is judged from.
+"""The one definition of success (report sec. 5.7).
 
 An episode succeeds when every condition of CONDITIONS holds for `Thresholds.hold_steps` control steps in a row. The
 report's own rule is a height in the world frame, which the cube has before anything moves; it is kept beside the
@@ -8,147 +8,15 @@ verdict as `reported_success`, so that both can be shown.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla.judging.evidence import Evidence
+from vla.judging.thresholds import Thresholds
+
 REPORTED_HEIGHT_M = 0.08
 """The report's criterion: the cube's height in the world frame. The table top itself is at 0.80 m."""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Limits of an honest grasp, with a margin. "Measured" refers to the holds of the honest lifts in
-    docs/verdict.md."""
-
-    min_height_m: float = 0.08
-    """Height of the cube's lowest point above the table top. The report (sec. 5.7) says 8 cm, and measured it from the
-    floor."""
-    min_rise_m: float = 0.07
-    """Rise of the cube's centre and of the gripper, each in the world frame, since the cube last lay on the table.
-    Ours: 1 cm less than `min_height_m`, because the table carries a cube up to `on_table_m`, and a cube may turn as
-    it leaves."""
-    fit_margin_m: float = 0.004
-    """Tolerance of the finger opening, which must lie between the cube's shortest edge and its extent along the closing
-    axis (a cube that is held across its edges is wider than its edge). With something else between the fingers, the
-    opening lies outside. Ours. Measured: at least 0.7 mm above the shortest edge, and at least 0.2 mm below the extent;
-    fingers closed on nothing are 30 mm below the smallest cube."""
-    min_squeeze_n: float = 2.0
-    """Force of each finger on the cube along the closing axis, towards the other finger. Ours: a tenth of what the
-    motors exert (measured: 10-21 N). ManiSkill's `is_grasping` requires 0.5 N."""
-    max_squeeze_angle_deg: float = 40.0
-    """Angle between the normal force of a finger on the cube and the closing axis; beyond it, the finger carries the
-    cube instead of pressing it. Ours: a cube that is gripped askew presses on the edges of the pads, at angles up to
-    this limit (measured), and turns into the grip while it is held. ManiSkill allows 85."""
-    min_borne_weights: float = 0.5
-    """Upward force of the fingers on the cube, in weights of the cube. Measured: 1.00 at rest, 0.76 when the hand
-    brakes at the end of a lift. Below half, something else carries most of the cube."""
-    max_slip_speed_mps: float = 0.020
-    """Linear velocity of the cube relative to the gripper, both at the cube's centre. Ours: three times what a hold
-    shows while white noise of 0.1 shakes the arm (docs/verdict.md). For a steady slip `max_drift_m` is stricter: within
-    1 s this velocity would add up to 20 mm."""
-    max_slip_spin_radps: float = 0.5
-    """Angular velocity of the cube relative to the gripper. Ours: four times what the shaken hold shows."""
-    max_drift_m: float = 0.005
-    """Movement of the cube in the gripper's frame since the hold began. Ours: an eighth of the cube, and five times the
-    measured 0.9 mm."""
-    hold_steps: int = 20
-    """Control steps from the first state of a hold to the last, 1.0 s at 20 Hz: every condition holds in 21 states in a
-    row. A cube thrown upwards stays above 8 cm for 10-12 steps (measured)."""
-    control_period_s: float = 0.05
-    """Time between two judged states: 20 Hz, robosuite's own. Otherwise `hold_steps` would not be a second."""
-    period_tolerance_s: float = 0.001
-    """Half of a physics step: a control period with one substep more or less is outside."""
-    on_table_m: float = 0.005
-    """Distance of the cube's lowest point from the table top, above or below, up to which the table carries the cube.
-    Ours: the cube lies at -0.1 mm (measured), and tips when it is pushed."""
-    max_jump_m: float = 0.05
-    """Movement of the cube within a control step, beyond what the larger of its speeds before and after explains. A
-    fall or a throw stays below, whatever its speed; a cube that is teleported does not."""
-    rest_steps: int = 10
-    """Control steps for which the cube must lie still and untouched on the table after such a jump, before a lift
-    counts again. Ours: half a second. Fingers that wait around that place close in less, and the expert takes longer to
-    return to a cube that was snatched from it (26 steps from there to the next hold, measured)."""
-    max_start_height_m: float = 0.002
-    """Distance of the cube's lowest point from the table top, above or below, when the episode begins; the reset lays
-    the cube there."""
-    max_start_speed_mps: float = 0.02
-    """Speed of the cube when the episode begins, and while it rests: 1 mm in a control step. Measured: 0."""
-    version: int = 3
-    """Version of the rules and measurements that these limits belong to: a result of another one is stale. 1: the first
-    verdict; 2: the settled start and the carried cube; 3: the watch over the world, raised, a full second."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Measurements of one state of the simulator, after a forward pass (`vla.judging.measurement.measure`).
-
-    Units are SI units unless a name says otherwise. The closing axis points from the left finger's pad to the right's.
-    """
-
-    time_s: float
-    """Time of the simulation."""
-    cube_pos: np.ndarray
-    """(3,) centre of the cube, world frame, metres."""
-    gripper_pos: np.ndarray
-    """(3,) grip site between the finger tips, world frame, metres."""
-    cube_in_gripper: np.ndarray
-    """(3,) centre of the cube in the gripper's frame, metres."""
-    cube_speed_mps: float
-    """Linear speed of the cube in the world."""
-    height_m: float
-    """Height of the cube's lowest point above the table top."""
-    opening_m: float
-    """Distance between the fingers."""
-    cube_width_m: float
-    """Shortest edge of the cube."""
-    cube_extent_m: float
-    """Extent of the cube along the closing axis."""
-    closing_commanded: bool
-    """The latest action whose gripper command is not exactly 0 closes the gripper; 0 leaves the motors as they are."""
-    left_touch: bool
-    """The left finger touches the cube."""
-    right_touch: bool
-    """The right finger touches the cube."""
-    left_squeeze_n: float
-    """Normal force of the left finger on the cube along the closing axis, towards the right finger."""
-    right_squeeze_n: float
-    """Normal force of the right finger on the cube along the closing axis, towards the left finger."""
-    left_angle_deg: float
-    """Angle between the left finger's normal force and the closing axis; 180 without a force."""
-    right_angle_deg: float
-    """Angle between the right finger's normal force and the opposite of the closing axis; 180 without a force."""
-    borne_weights: float
-    """Upward force of the fingers on the cube, friction included, in weights of the cube (mass times 9.81 m/s^2)."""
-    between_pads: bool
-    """The cube's centre lies between the finger pads, within half of its shortest edge of the line between them."""
-    slip_speed_mps: float
-    """Linear speed of the cube relative to the gripper, both at the cube's centre."""
-    slip_spin_radps: float
-    """Angular speed of the cube relative to the gripper."""
-    other_contact: bool
-    """The cube touches something that is not a finger (table, hand, arm)."""
-    world_change: str = ""
-    """First change of the world in this episode that nobody declared, in words (`vla.judging.world`); "": none."""
-
-    def fits(self, limits: Thresholds) -> bool:
-        """Whether the finger opening is the cube's width."""
-        margin = limits.fit_margin_m
-        return bool(self.cube_width_m - margin <= self.opening_m <= self.cube_extent_m + margin)
-
-    def is_grasped(self, limits: Thresholds) -> bool:
-        """Whether both fingers squeeze the cube, with a gripper that is neither open nor closed on nothing."""
-        squeezed = min(self.left_squeeze_n, self.right_squeeze_n) >= limits.min_squeeze_n
-        return bool(squeezed and self.fits(limits) and self.between_pads)
-
-    def not_finite(self) -> list[str]:
-        """Names of the fields that are not finite: a comparison with such a number means nothing."""
-        return [name for name in MEASURED if not np.isfinite(getattr(self, name)).all()]
-
-
-MEASURED = tuple(each.name for each in fields(Evidence) if each.name != "world_change")
-"""Names of the fields of `Evidence` that are numbers."""
-
 
 CONDITIONS = {
     "lifted": "the cube's lowest point is more than 8 cm above the table",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vla.judging.verdict import Evidence
+from vla.judging.evidence import Evidence
 from vla.sim.config import EnvConfig
 
 

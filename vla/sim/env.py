@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from vla.errors import UserError
+from vla.judging.evidence import Evidence
 from vla.judging.measurement import measure
 from vla.judging.push_test import push_test
-from vla.judging.verdict import Evidence, Judge
+from vla.judging.verdict import Judge
 from vla.judging.world import CLOCK, WorldWatch
 from vla.sim import gl
 from vla.sim.config import ACTION_DIM, EnvConfig, Placement

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vla.judging.verdict import Evidence, Judge, Thresholds
+from vla.judging.evidence import Evidence
+from vla.judging.thresholds import Thresholds
+from vla.judging.verdict import Judge
 from vla.sim.config import EnvConfig
 
 _INK = "#8a8f98"

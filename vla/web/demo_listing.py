@@ -14,7 +14,7 @@ from vla.demos.dataset_table import dataset_table
 from vla.demos.schema import Demo, demo_names, open_demos, read_demo
 from vla.errors import UserError
 from vla.files import FileVersion, file_version
-from vla.judging.verdict import Evidence
+from vla.judging.evidence import Evidence
 
 
 @dataclass(frozen=True)
