@@ -129,6 +129,9 @@ def test_a_perturbed_evaluation_continues_where_it_stopped(tmp_path: Path) -> No
     assert list(cells) == ["none", "cube-mass:1", "cube-mass:2", "cube-mass:3"]
     assert all(cell["lifted"] == cell["episodes"] == 1 for cell in cells.values())
     assert all(cell["seed"] == [2_000_000] and cell["success"] == [True] for cell in cells.values())
+    assert cells["none"]["declared"] == []
+    assert cells["cube-mass:2"]["declared"] == ["body_inertia", "body_mass", "dof_M0"]
+    assert not any(cell["judges_disagree"] for cell in cells.values())  # the replay is perturbed as the episode was
     assert "0, 0 (p = 1)" in (tmp_path / "p/perturb.md").read_text()
     assert (tmp_path / "p/perturb.png").stat().st_size > 5000
     done = run_script(*command, "--seed", "2000001", "--perturb", "cube-mass", "--output-dir", "p", cwd=tmp_path)
@@ -144,6 +147,8 @@ GOOD = {
     "success": [True, False],
     "failed_condition": [None, "lifted"],
     "invalid": [None, None],
+    "declared": ["body_mass"],
+    "judges_disagree": 0,
 }
 
 
@@ -153,8 +158,8 @@ GOOD = {
         ("[]", "no cells"),
         ('{"cells": []}', "no cells"),
         ('{"cells": ', "not JSON"),
-        ('{"cells": {}, "seeds": [5, 6]}', "perturb_version is None there, 2 here"),
-        ('{"perturb_version": 2, "seeds": [5, 6], "told": "x", "cells": {}}', "told is x there, None here"),
+        ('{"cells": {}, "seeds": [5, 6]}', "perturb_version is None there, 3 here"),
+        ('{"perturb_version": 3, "seeds": [5, 6], "told": "x", "cells": {}}', "told is x there, None here"),
         ({"gravity:1": GOOD}, "'gravity:1' names none"),
         ({"cube-mass:4": GOOD}, "'cube-mass:4' names none"),
         ({"cube-mass:1": 3}, "holds int"),
@@ -164,6 +169,7 @@ GOOD = {
         ({"cube-mass:1": {**GOOD, "lifted": 2}}, "2 lifted of 2, its episodes 1 of 2"),
         ({"cube-mass:1": {name: value for name, value in GOOD.items() if name != "lifted"}}, "None lifted of 2"),
         ({"cube-mass:1": {**GOOD, "failed": []}}, "by condition"),
+        ({"cube-mass:1": {**GOOD, "declared": None}}, "what was declared"),
     ],
 )
 def test_a_perturbed_evaluation_refuses_what_is_not_its_own(content: str | dict, words: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vla.files import atomic_path, write_text
 from vla.markdown import markdown_table
 from vla.sim.perturbations import AXES, Perturbation
 
-PERTURB_VERSION = 2
+PERTURB_VERSION = 3
 """Version of perturb.json."""
 UNPERTURBED = "none"
 """Name of the cell in which nothing is changed."""
@@ -37,6 +37,8 @@ def measured_cell(perturbation: Perturbation | None, results: Sequence[EpisodeRe
         "success": [result.success for result in results],
         "failed_condition": [result.failed for result in results],
         "invalid": [result.invalid_reason for result in results],
+        "declared": sorted({name for result in results for name in result.declared}),
+        "judges_disagree": sum(result.judges_agree is False for result in results),
     }
 
 
@@ -91,6 +93,9 @@ def _problem(name: str, cell: object, seeds: list[int]) -> str | None:
         return "does not say of each episode whether it succeeded"
     if cell.get("lifted") != sum(success) or cell.get("episodes") != len(seeds):
         return f"has {cell.get('lifted')} lifted of {cell.get('episodes')}, its episodes {sum(success)} of {len(seeds)}"
+    declared, disagree = cell.get("declared"), cell.get("judges_disagree")
+    if not isinstance(declared, list) or not isinstance(disagree, int):
+        return "does not say what was declared, and whether the judges agree"
     failed = cell.get("failed")
     if not isinstance(failed, dict) or not all(isinstance(count, int) for count in failed.values()):
         return "does not count the failures by condition"
@@ -104,22 +109,22 @@ def paired(base: Cell, cell: Cell) -> tuple[int, int]:
 
 
 def perturbation_table(cells: dict[str, Cell]) -> str:
-    """True success of each cell with its exact 95% interval, compared with the same seeds unperturbed, as Markdown."""
+    """True success of each cell with its exact 95% interval, compared with the same seeds unperturbed, and what was
+    declared to have changed, as Markdown."""
     rows = []
     for name, cell in cells.items():
         axis, _, level = name.partition(":")
         failed = ", ".join(f"{why.replace('_', ' ')} {count}" for why, count in cell["failed"].items())
         if name == UNPERTURBED:
-            rows.append((name, "nothing changed", "", rate(cell["lifted"], cell["episodes"]), "", failed, ""))
+            rows.append((name, "nothing changed", "", rate(cell["lifted"], cell["episodes"]), "", failed, "", ""))
             continue
         size = f"{cell.get('size', AXES[axis].sizes[int(level) - 1]):g} {AXES[axis].unit}".strip()
         lost, won = paired(cells[UNPERTURBED], cell)
         pair = f"{lost}, {won} (p = {mcnemar(lost, won):.2g})"
-        rows.append(
-            (name, AXES[axis].what, size, rate(cell["lifted"], cell["episodes"]), pair, failed, AXES[axis].source)
-        )
-    head = ("perturbation", "what", "size", "truly lifted", "lost, won", "failures by condition", "size from")
-    return markdown_table(head, rows)
+        lifted, declared = rate(cell["lifted"], cell["episodes"]), ", ".join(cell["declared"])
+        rows.append((name, AXES[axis].what, size, lifted, pair, failed, declared, AXES[axis].source))
+    head = ("perturbation", "what", "size", "truly lifted", "lost, won", "failures by condition", "declared")
+    return markdown_table((*head, "size from"), rows)
 
 
 def write_perturbation_plot(path: Path, cells: dict[str, Cell]) -> None:
