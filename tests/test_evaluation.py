@@ -309,3 +309,9 @@ def test_the_shipped_policy_lifts_and_its_page_opens_from_disk(tmp_path: Path) -
     assert not re.search(r"(src|href)=\"(https?:|//|/)", page)
     done = run_script(ROOT / "5_evaluate.py", "--rejudge", "videos/episodes.hdf5", cwd=tmp_path)
     assert "agree on 2 of 2" in done.stdout
+    assert done.returncode == 0
+    with h5py.File(tmp_path / "videos/episodes.hdf5", "r+") as file:
+        file["episode_2"].attrs["success"] = False
+    done = run_script(ROOT / "5_evaluate.py", "--rejudge", "videos/episodes.hdf5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "episode_2, seed 2000001: the second judge says a success" in done.stdout
