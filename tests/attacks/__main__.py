@@ -27,7 +27,7 @@ from vla.errors import UserError, run_script
 from vla.evaluation.statistics import rate
 from vla.files import write_text
 from vla.judging.push_test import MAX_PUSH_M
-from vla.judging.verdict import Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
 from vla.sim.config import EnvConfig, installed_versions
 from vla.sim.workers import simulator_pool

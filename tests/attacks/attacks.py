@@ -5,34 +5,16 @@ Each runs in the real simulator; where the physics does not allow an attack, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from tests.attacks.attack import LEVEL, STILL, UP, Attack
 from tests.attacks.director import Director
+from tests.attacks.loose_attacks import LOOSE_ATTACKS
+from tests.attacks.shape_attacks import SHAPE_ATTACKS
+from tests.attacks.world_attacks import WORLD_ATTACKS
 from vla.sim.config import GRIPPER_CLOSE, GRIPPER_OPEN
 from vla.sim.model_edits import resize_box, resize_cube, scale_friction
-
-UP = np.array([0.0, 0.0, 1.0])
-STILL = np.array([0, 0, 0, 0, 0, 0, GRIPPER_OPEN])
-LEVEL = np.array([1.0, 0.0, 0.0, 0.0])
-"""Orientation (w x y z) of a cube whose edges lie along the world's axes."""
-CLOSED = np.array([0, 0, 0, 0, 0, 0, GRIPPER_CLOSE])
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One attempt to fool the verdict."""
-
-    what: str
-    """The attack in words, for the tables."""
-    run: Callable[[Director], None]
-    only: str | None = None
-    """The only condition that rejects the attack (one of `director.ALL_CONDITIONS`); None where several do."""
-    declared: bool = True
-    """Its changes of the simulator are declared; otherwise each makes the episode INVALID."""
 
 
 def _do_nothing(d: Director) -> None:
@@ -153,16 +135,6 @@ def _against_the_palm(d: Director) -> None:
     d.stay()
 
 
-def _put_into_the_grip(d: Director) -> None:
-    d.go(d.evidence.cube_pos + 0.2 * UP, GRIPPER_OPEN, 30)
-
-    def hold_up() -> None:
-        d.place_cube(d.evidence.gripper_pos, LEVEL)
-
-    d.stay(12, tamper=hold_up)
-    d.stay(60)
-
-
 def _put_between_the_fingers(d: Director) -> None:
     d.go(d.evidence.cube_pos + [0.0, 0.1, 0.0], GRIPPER_OPEN, 40)
     place = np.array([*d.evidence.gripper_pos[:2], d.evidence.cube_pos[2]])
@@ -199,57 +171,6 @@ def _wedged_open(d: Director) -> None:
     d.stay(gripper=GRIPPER_OPEN)
 
 
-def _forklift(d: Director) -> None:
-    def hold_level(steps: int, rise_m: float = 0.0) -> None:
-        d.go(above + rise_m * UP, GRIPPER_CLOSE, steps, tilt_rad=np.radians(80))
-
-    above = d.evidence.cube_pos + [-0.02, 0.0, 0.35]
-    hold_level(60)
-    # The cube is put onto the fingers: none fits below a cube that lies on the table.
-    ahead = Rotation.from_quat(d.observation.eef_quat).apply([0.0, 0.0, 1.0])
-    sideways = np.array([0.0, 1.0, 0.0])
-    upwards = np.cross(ahead, sideways)
-    turn = Rotation.from_matrix(np.stack([ahead, sideways, upwards], axis=1))
-    d.place_cube(d.evidence.gripper_pos - 0.015 * ahead + 0.032 * upwards, turn.as_quat(scalar_first=True))
-    d.observe()
-    hold_level(20)
-    hold_level(40, rise_m=0.1)
-
-
-def _pinned(d: Director, place: np.ndarray) -> None:
-    """Closed fingers press the cube sideways, towards +y or -y, against whatever stands there."""
-
-    def hold_up() -> None:
-        d.place_cube(place, LEVEL)
-
-    inwards = np.array([0.0, np.sign(place[1] - d.evidence.gripper_pos[1]), 0.0])
-    d.go(place - 0.02 * inwards, GRIPPER_CLOSE, 25, tamper=hold_up)
-    d.go(place + 0.03 * inwards, GRIPPER_CLOSE, 60)
-
-
-def _against_the_wall(d: Director) -> None:
-    # The robot's controller box becomes a wall. It ends below the hand, which is wider than the fingers.
-    model, name = d.sim.model, "fixed_mount0_controller_box_col"
-    wall, half = model.geom(name).id, model.geom_size[model.geom("cube_g0").id]
-    place = np.array([d.evidence.cube_pos[0], 0.17, 0.97])
-    resize_box(model, name, np.array([0.1, 0.01, 0.12]))
-    body = model.geom_bodyid[wall]
-    middle = place + [0.0, half[1] + 0.0105, -0.098]
-    model.geom_pos[wall] = d.sim.data.xmat[body].reshape(3, 3).T @ (middle - d.sim.data.xpos[body])
-    model.geom_sameframe[wall] = 0
-    d.observe()
-    d.go(place - [0.0, 0.07, 0.0], GRIPPER_CLOSE, 60)
-    _pinned(d, place)
-
-
-def _against_the_table_edge(d: Director) -> None:
-    half = d.sim.model.geom_size[d.sim.model.geom("cube_g0").id]
-    place = np.array([d.evidence.cube_pos[0], 0.4005 + half[1], 0.775])
-    for height in (1.0, 0.95, place[2]):
-        d.go(np.array([place[0], 0.3 if height == 1.0 else 0.52, height]), GRIPPER_CLOSE, 60)
-    _pinned(d, place)
-
-
 def _fast_clock(d: Director) -> None:
     env = d.sim._env
     env.initialize_time(2 * d.sim.config.control_freq_hz)
@@ -257,21 +178,6 @@ def _fast_clock(d: Director) -> None:
         d.expert(steps=160)
     finally:
         env.initialize_time(d.sim.config.control_freq_hz)
-
-
-def _fling_and_catch(d: Director) -> None:
-    above = d.evidence.cube_pos + 0.16 * UP
-    d.go(above, GRIPPER_OPEN, 40)
-    d.stay(4)  # the fingers are closing when the cube arrives
-    d.place_cube(d.evidence.cube_pos, LEVEL, np.array([0, 0, 1.85, 0, 0, 0]))
-    d.observe()
-    d.stay(60)
-
-
-def _fling(d: Director) -> None:
-    d.begin()
-    d.place_cube(d.evidence.cube_pos, None, np.array([0, 0, 2.2, 0, 0, 0]))
-    d.stay(40)
 
 
 def _brief_hold(d: Director) -> None:
@@ -293,16 +199,24 @@ def _last_step(d: Director) -> None:
     d.expert(lambda: d.judge.held_steps == 1)
 
 
+def _almost_a_second(d: Director) -> None:
+    d.grasp()
+    d.expert(lambda: d.judge.held_steps == d.judge.limits.hold_steps - 1)
+    d.stay(5, GRIPPER_OPEN)
+
+
+def _own_accord(d: Director) -> None:
+    d.approach()
+    d.sim._env.robots[0].gripper["right"].current_action = np.array([-1.0, 1.0])
+    d.stay(8, gripper=0.0)
+    d.lift(gripper=0.0, to_m=0.1, steps=20)
+    d.stay(20, gripper=0.0)
+
+
 def _dropped_in(d: Director) -> None:
     d.place_cube(d.evidence.cube_pos + 0.05 * UP)
     d.begin()
     d.expert()
-
-
-def _spawned_high(d: Director) -> None:
-    d.place_cube(d.evidence.cube_pos + 0.3 * UP)
-    d.begin()
-    d.stay(40)
 
 
 def _already_held(d: Director) -> None:
@@ -311,57 +225,6 @@ def _already_held(d: Director) -> None:
     d.observation = rehearsal.observation
     d.begin()
     d.stay(40)
-
-
-def _explosion(d: Director) -> None:
-    model = d.sim.model
-    model.geom_solref[[model.geom(name).id for name in ("cube_g0", "table_collision")]] = [0.02, 0.4]  # they spring
-    d.place_cube(d.evidence.cube_pos - 0.03 * UP)
-    d.begin()
-    d.stay(60, GRIPPER_OPEN)
-
-
-def _teleported(d: Director) -> None:
-    def hold_up() -> None:
-        d.place_cube(np.array([0.1, 0.15, 1.0]))
-
-    d.stay(40, tamper=hold_up)
-
-
-def _levitated(d: Director) -> None:
-    d.begin()
-    for _ in range(60):
-        height = d.evidence.height_m
-        speed = d.sim.data.qvel[d.cube_qvel][2]
-        d.push_cube((d.cube_weight_n() + 0.07 * (40 * (0.15 - height) - 8 * speed)) * UP)
-        d.act(CLOSED)
-
-
-def _glued(offset_m: tuple[float, float, float], gripper: float) -> Callable[[Director], None]:
-    """Make an attack in which the cube follows the grip site at an offset, whatever touches it there."""
-
-    def run(d: Director) -> None:
-        d.go(d.evidence.cube_pos + 0.1 * UP, gripper, 30)
-
-        def follow() -> None:
-            d.place_cube(d.evidence.gripper_pos + offset_m, LEVEL)
-            hand = d.sim.model.body("gripper0_right_right_gripper").id
-            d.sim.data.qvel[d.cube_qvel][:3] = d.sim.data.cvel[hand][3:]
-
-        d.stay(5, gripper, tamper=follow)
-        d.lift(gripper, tamper=follow)
-        d.stay(30, gripper, tamper=follow)
-
-    return run
-
-
-def _magnet(d: Director) -> None:
-    d.go(d.evidence.cube_pos, GRIPPER_OPEN, 60, keep=False)
-    target = d.evidence.gripper_pos + 0.15 * UP
-    for _ in range(60):
-        pull = d.evidence.gripper_pos - d.evidence.cube_pos
-        d.push_cube(d.cube_weight_n() * UP + 5 * pull - 0.5 * d.sim.data.qvel[d.cube_qvel][:3])
-        d.go(target, GRIPPER_OPEN, 1)
 
 
 def _diverged(d: Director) -> None:
@@ -377,11 +240,12 @@ def _not_a_number(d: Director) -> None:
     d.expert()
 
 
-ATTACKS = {
+GRIP_ATTACKS = {
     "nothing": Attack("the arm does nothing", _do_nothing),
     "closed-on-nothing": Attack("the gripper closes beside the cube and rises", _closed_on_nothing),
     "low-lift": Attack("an honest grasp, held 7.5 cm above the table", _low_lift, only="lifted"),
     "jammed-open": Attack("jammed fingers that are told to open", _jammed_open, only="closing"),
+    "own-accord": Attack("fingers close that are never told to", _own_accord, only="closing"),
     "wedged-open": Attack("a wide cube wedged between open fingers", _wedged_open, only="closing"),
     "spacers": Attack("spacers between fingers and cube", _spacers, only="fitting"),
     "weak-grip": Attack("a grip of less than 2 N", _weak_grip, only="squeezed"),
@@ -391,32 +255,22 @@ ATTACKS = {
     "rattling": Attack("the cube rattles in the grip", _rattling, only="moving_together"),
     "spinning": Attack("the cube turns in the grip", _spinning, only="not_spinning"),
     "creeping": Attack("the cube creeps through the fingers", _creeping, only="not_slipping"),
-    "put-into-the-grip": Attack("the cube is put into the grip in the air", _put_into_the_grip),
     "put-between-the-fingers": Attack(
         "the cube is put into the waiting gripper on the table", _put_between_the_fingers, only="carried"
     ),
     "string": Attack("a hidden string carries the cube in closed fingers", _string, only="borne"),
     "no-gravity": Attack("gravity is switched off once the cube is grasped", _no_gravity, only="borne"),
-    "fling-and-catch": Attack("the cube is thrown up and caught", _fling_and_catch),
-    "fling": Attack("the cube is thrown up", _fling),
     "brief-hold": Attack("an honest lift, held for 15 steps and dropped, twice", _brief_hold, only="hold"),
+    "almost-a-second": Attack("an honest lift, held for 0.95 s and dropped", _almost_a_second, only="hold"),
     "flicker": Attack("an honest lift whose gripper opens for an instant every 12 steps", _flicker),
     "last-step": Attack("an honest lift that is one on the last step only", _last_step, only="hold"),
     "dropped-in": Attack("the cube falls from 5 cm as the episode begins", _dropped_in, only="settled"),
-    "spawned-high": Attack("the cube begins 30 cm above the table", _spawned_high),
     "already-held": Attack("the episode begins with the cube held up", _already_held),
-    "explosion": Attack("the cube begins inside a springy table top and is shot out", _explosion),
-    "teleported": Attack("the cube is set into the air at each step", _teleported),
-    "levitated": Attack("an outside force carries the cube", _levitated),
-    "magnet": Attack("an outside force keeps the cube in the open gripper", _magnet),
-    "on-closed-fingers": Attack("the cube sticks below closed fingers", _glued((0.0, 0.0, -0.035), GRIPPER_CLOSE)),
-    "outer-face": Attack("the cube sticks to the outer face of a finger", _glued((0.0, 0.05, 0.02), GRIPPER_CLOSE)),
-    "one-finger": Attack("the cube sticks to the inner face of one finger", _glued((0.0, 0.018, 0.0), GRIPPER_OPEN)),
-    "on-the-hand": Attack("the cube lies on the side of the hand", _glued((0.055, 0.0, 0.08), GRIPPER_CLOSE)),
-    "forklift": Attack("the cube lies on two closed fingers, held level", _forklift),
-    "wall": Attack("closed fingers press the cube against a wall", _against_the_wall),
-    "table-edge": Attack("closed fingers press the cube against the table's edge", _against_the_table_edge),
     "fast-clock": Attack("an honest lift in a simulator with control steps of 24 ms", _fast_clock, only="valid"),
     "diverged": Attack("the physics diverges once; then an honest lift", _diverged, only="valid"),
     "not-a-number": Attack("one action is not a number; then an honest lift", _not_a_number, only="valid"),
 }
+"""Attacks with a grasp that is not honest, or not for long enough, and attacks on the course of an episode."""
+
+ATTACKS = {**GRIP_ATTACKS, **LOOSE_ATTACKS, **SHAPE_ATTACKS, **WORLD_ATTACKS}
+"""All attacks, by name."""

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from vla.evaluation.video import Caption, annotate
 from vla.experts.scripted import ExpertActor, ExpertConfig, upright_turn
-from vla.judging.verdict import CONDITIONS, Evidence, Judge
+from vla.judging.evidence import Evidence
+from vla.judging.verdict import CONDITIONS, Judge
 from vla.sim.config import GRIPPER_CLOSE, POSITION_SCALE_M, ROTATION_SCALE_RAD
 from vla.sim.env import Observation, SimulationDivergedError, Simulator
 
@@ -102,7 +103,8 @@ class Director:
             self.observe()
         for judge in (self.judge, *self.mutants.values()):
             judge.update(self.evidence)
-            if judge.success:
+        if self.judge.success:
+            for judge in (self.judge, *self.mutants.values()):
                 self.sim.confirm(judge)
         self.robosuite_success = self.robosuite_success or self.sim.robosuite_success()
         self.states.append(self.sim.full_state())
@@ -120,6 +122,11 @@ class Director:
         if self.declared:
             self.sim.declare(*self.sim.watched)
 
+    @property
+    def fooled(self) -> bool:
+        """Whether an attack has reached what it can: the conditions accept the episode, changes of the world aside."""
+        return self.mutants["unchanged"].success
+
     def expert(
         self, until: Callable[[], bool] = lambda: False, steps: int = 120, config: ExpertConfig | None = None
     ) -> None:
@@ -134,10 +141,27 @@ class Director:
         """Let the honest expert act until the cube is grasped, still on the table."""
         self.expert(lambda: self.evidence.is_grasped(self.judge.limits))
 
+    def approach(self) -> None:
+        """Let the honest expert act until it would close the gripper around the cube."""
+        actor = ExpertActor(ExpertConfig(noise_std=0.0, rotation_noise_std=0.0))
+        while len(self.actions) < 60:
+            action = actor.select_action(self.observation).action
+            if action[-1] == GRIPPER_CLOSE:
+                return
+            self.act(action)
+
     def lift(self, gripper: float = GRIPPER_CLOSE, to_m: float = 0.15, steps: int = 30, **tampering: Any) -> None:
         """Raise the hand until the bottom of a held cube would be `to_m` above the table."""
         target = self.evidence.gripper_pos + [0.0, 0.0, to_m - max(0.0, self.evidence.height_m)]
         self.go(target, gripper, steps, **tampering)
+
+    def carry(self, rise_m: float = 0.1, tamper: Callable[[], None] | None = None, steps: int = 60) -> None:
+        """Raise the hand by `rise_m` and keep it there, until the attack has reached what it can."""
+        target = self.evidence.gripper_pos + [0.0, 0.0, rise_m]
+        for _ in range(steps):
+            if self.fooled:
+                return
+            self.go(target, GRIPPER_CLOSE, 1, tamper)
 
     def stay(self, steps: int = 40, gripper: float = GRIPPER_CLOSE, **tampering: Any) -> None:
         """Keep the hand in its place."""

@@ -11,9 +11,11 @@ import numpy as np
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import Director
+from vla.evaluation.replay import second_look
 from vla.evaluation.video import write_video
+from vla.judging.evidence import Evidence
 from vla.judging.second_judge import rejudge
-from vla.judging.verdict import Evidence, Thresholds
+from vla.judging.thresholds import Thresholds
 from vla.sim.config import TEST_SEEDS
 from vla.sim.effect import Effect, PerturbableSimulator
 from vla.sim.env import Simulator
@@ -40,6 +42,8 @@ class AttackResult:
     what: str
     accepted: bool
     accepted_by_second_judge: bool
+    """By the recorded states. A declared change cannot be repeated; any other episode has to follow from its actions
+    as well, as in an evaluation."""
     accepted_by_robosuite: bool
     accepted_by_report: bool
     accepted_without: tuple[str, ...]
@@ -125,10 +129,14 @@ def run_in_worker(name: str, seed: int, video: Path | None = None) -> AttackResu
 
 def run_attack(sim: Simulator, name: str, seed: int, video: Path | None = None) -> AttackResult:
     """Run one attack, from the start of test episode number `seed`."""
+    attack = ATTACKS[name]
     with restored(sim.model):
-        director = Director(sim, TEST_SEEDS[seed], ATTACKS[name].declared, film=video is not None)
-        ATTACKS[name].run(director)
-        return _result(director, name, ATTACKS[name].what, video)
+        director = Director(sim, TEST_SEEDS[seed], attack.declared, film=video is not None)
+        attack.run(director)
+        second = _by_states(director) if attack.declared else None
+    if second is None:
+        second = _second_look(director)
+    return _result(director, name, attack.what, second, video)
 
 
 @dataclass(frozen=True)
@@ -170,12 +178,14 @@ def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackRe
     try:
         director = Director(sim, TEST_SEEDS[seed], film=video is not None)
         director.expert(until=lambda: director.judge.success, steps=200)
-        result = _result(director, HONEST, str(cube), video)
-        if not director.judge.success:
+        success = director.judge.success
+        push_m = sim.push_test() if success else None
+        result = _result(director, HONEST, str(cube), _second_look(director), video)
+        if not success:
             return result
         return replace(
             result,
-            push_m=sim.push_test(),
+            push_m=push_m,
             cube={"size": float(size), "mass": float(mass), "friction": float(friction)},
             hold=hold_ranges(director.outcomes[-director.judge.limits.hold_steps - 1 :]),
         )
@@ -184,19 +194,27 @@ def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackRe
         sim.reset(TEST_SEEDS[seed])  # reverts the changes
 
 
-def _result(director: Director, name: str, what: str, video: Path | None) -> AttackResult:
+def _by_states(director: Director) -> bool:
+    """Whether the second judge accepts the recorded states, in the world as the episode left it."""
+    model, target = director.sim.model, director.sim.config.scene.target
+    return rejudge(model, target, director.states, np.stack(director.actions)).success
+
+
+def _second_look(director: Director) -> bool:
+    """Whether the second judge accepts the episode as in an evaluation: the simulator, reset, repeats it."""
+    return second_look(director.sim, director.seed, np.stack(director.states), np.stack(director.actions)).success
+
+
+def _result(director: Director, name: str, what: str, second: bool, video: Path | None) -> AttackResult:
     if video is not None:
         write_video(video, director.frames)
     verdict = director.judge.verdict()
-    target = director.sim.config.scene.target
     return AttackResult(
         name=name,
         seed=director.seed,
         what=what,
         accepted=verdict.success,
-        accepted_by_second_judge=rejudge(
-            director.sim.model, target, director.states, np.stack(director.actions)
-        ).success,
+        accepted_by_second_judge=second,
         accepted_by_robosuite=director.robosuite_success,
         accepted_by_report=verdict.reported_success,
         accepted_without=tuple(missing for missing, judge in director.mutants.items() if judge.success),
