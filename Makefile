@@ -13,7 +13,7 @@ help:
 	@echo "make test      run the whole test suite (about 15 minutes)"
 	@echo "make test-fast the tests that need no training, no script and no browser (under 2 minutes)"
 	@echo "make test-web  the page's tests, with a browser that is installed for it"
-	@echo "make attacks   try 39 ways to fool the verdict, 50 times each, and 500 honest lifts (about half an hour)"
+	@echo "make attacks   try 79 ways to fool the verdict, 50 times each, and 500 honest lifts (about 45 minutes)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
 	@echo "make peer      robomimic on the same demonstrations, in an environment of its own (half an hour)"
 	@echo "make lint      ruff and mypy"

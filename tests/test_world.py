@@ -10,6 +10,7 @@ import pytest
 
 from vla.judging.verdict import Judge
 from vla.judging.world import WorldWatch
+from vla.sim.effect import Effect
 from vla.sim.env import Simulator
 from vla.sim.model_edits import restored
 
@@ -106,6 +107,27 @@ def test_a_force_that_is_gone_when_the_judge_looks_is_found(world: Simulator) ->
     world.advance(STILL)
     world.data.xfrc_applied[:] = 0
     assert world.evidence().world_change.startswith("xfrc_applied")
+
+
+class _HiddenForce(Effect):
+    """Carries the cube during each step, and takes the force back when the image is drawn."""
+
+    def before_step(self, sim: Any, step: int) -> None:
+        self._sim = sim
+        _carry(sim)
+
+    def draw(self, scene: Any) -> None:
+        self._sim.data.xfrc_applied[:] = 0
+
+
+def test_a_force_that_is_gone_when_the_image_is_drawn_is_found(
+    world: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    effect = _HiddenForce(0.0, np.random.default_rng(0))
+    monkeypatch.setattr(world, "_effect", effect)
+    monkeypatch.setattr(world, "render", lambda: effect.draw(None))  # this simulator draws nothing
+    observation, _ = world.step(STILL)
+    assert observation.evidence.world_change.startswith("xfrc_applied")
 
 
 def test_a_clock_that_the_physics_did_not_drive_is_found(world: Simulator) -> None:

@@ -191,9 +191,10 @@ class Simulator:
     def observe(self) -> Observation:
         """Returns the observation of the present state."""
         robot = self._env.robots[0]
+        evidence = self.evidence()  # first: an effect that changes the image could take another change back
         return Observation(
             image=self.render(),
-            evidence=self.evidence(),
+            evidence=evidence,
             eef_quat=np.array(robot._hand_quat["right"] if isinstance(robot._hand_quat, dict) else robot._hand_quat),
             gripper_qpos=self.data.qpos[self._gripper_addresses()].copy(),
         )
