@@ -74,7 +74,7 @@ def main(options: JudgingCostOptions) -> None:
         "stepped": of(watch.stepped),
         "measure": of(lambda: measure(sim.model, sim.data, scratch, target, True)),
         "judge": of(lambda: seen.pop().update(last)),
-        "bulk_per_step": of(watch.check_bulk, 20) / len(steps),
+        "meshes_per_step": of(watch.check_meshes, 20) / len(steps),
     }
     start = time.perf_counter()
     look = second_look(sim, TEST_SEEDS[0], np.stack(trace.states), np.stack(trace.actions))
@@ -112,12 +112,12 @@ def judging_cost_table(content: dict[str, Any]) -> str:
         for name, what in (
             ("check", "the world is compared, twice"),
             ("stepped", "the state is remembered"),
-            ("bulk_per_step", "meshes and textures are compared at the end, spread over the steps"),
+            ("meshes_per_step", "all meshes are compared at the end, spread over the steps"),
             ("measure", "the evidence is measured"),
             ("judge", "the conditions are judged"),
         )
     ]
-    watching = parts["check"] + parts["stepped"] + parts["bulk_per_step"]
+    watching = parts["check"] + parts["stepped"] + parts["meshes_per_step"]
     rows.append(("**watching the world, together**", f"{1e-3 * watching:.3f} ms", f"{watching / step:.2%}"))
     rows.append(("a control step of the simulator, with its image", f"{1e-3 * step:.1f} ms", "100%"))
     second = content["second_look_s"]

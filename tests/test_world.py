@@ -182,3 +182,22 @@ def test_what_was_declared_is_listed_and_forgotten_at_the_reset(world: Simulator
     assert world.declared == ()
     with pytest.raises(ValueError, match=r"no fields \['gravity'\]"):
         world.declare("gravity")
+
+
+def test_a_finger_whose_mesh_is_changed_and_put_back_is_found(world: Simulator) -> None:
+    """The comparison at the end would not see it."""
+    finger = world.model.geom("gripper0_right_finger1_collision")
+    mesh = world.model.mesh(int(finger.dataid[0]))
+    first, count = int(mesh.vertadr[0]), int(mesh.vertnum[0])
+    rows = world.model.mesh_vert[first : first + count]
+    before = rows.copy()
+    rows *= 1.3
+    world.advance(STILL)
+    rows[:] = before
+    assert world.evidence().world_change.startswith(f"mesh_vert of {mesh.name}")
+
+
+def test_a_declared_option_allows_no_other(world: Simulator) -> None:
+    world.model.opt.density, world.model.opt.viscosity = 1.0, 1.0
+    world.declare("opt.density")
+    assert world.step(STILL)[0].evidence.world_change == "opt.viscosity from 2e-05 to 1.0"

@@ -65,7 +65,9 @@ def measure(
         gripper_pos=grip.xpos.copy(),
         cube_in_gripper=grip.xmat.reshape(3, 3).T @ (cube_pos - grip.xpos),
         cube_speed_mps=float(np.linalg.norm(cube_velocity)),
-        height_m=float(cube_pos[2] - np.abs(rotation[2]) @ half_size - _table_height(model, scratch)),
+        height_m=float(
+            scratch.geom_xpos[cube_geom][2] - np.abs(rotation[2]) @ half_size - _table_height(model, scratch)
+        ),
         opening_m=opening,
         cube_width_m=float(2 * half_size.min()),
         cube_extent_m=float(2 * np.abs(axis @ rotation) @ half_size),

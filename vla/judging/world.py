@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 BULK = ("bvh_", "flex_", "hfield_", "mesh_", "skin_", "tex_")
-"""Prefixes of the model's large arrays (64 MB of meshes and textures), compared once, when an episode has ended."""
+"""Prefixes of the model's large arrays (64 MB of meshes and textures). What collision detection reads of them is
+compared at every step like everything else, the other meshes once, when an episode has ended."""
+_DRAWN = ("bvh_", "mesh_facenormal", "mesh_facetexcoord", "mesh_normal", "mesh_texcoord", "tex_")
+"""Prefixes of those of them that are only drawn, or met by rays; they are not compared."""
 _INPUTS = ("xfrc_applied", "qfrc_applied", "mocap_pos", "mocap_quat", "eq_active", "userdata", "plugin_state")
 """What acts on the state from outside: forces, mocap bodies, active equality constraints, user and plugin inputs."""
 _STATE = ("qpos", "qvel", "act", "history")
@@ -40,13 +43,20 @@ class WorldWatch:
 
         self._model, self._data = model, data
         arrays = {name: value for name in _public(model) if isinstance(value := getattr(model, name), np.ndarray)}
-        self._bulk = {name: view for name, view in arrays.items() if name.startswith(BULK) and view.size}
-        self._pristine_bulk = {name: view.tobytes() for name, view in self._bulk.items()}
-        given = {name: view for name, view in arrays.items() if name not in self._bulk and view.size}
+        given = {name: view for name, view in arrays.items() if not name.startswith(BULK) and view.size}
+        self._meshes = {
+            name: view
+            for name, view in arrays.items()
+            if name.startswith(BULK) and not name.startswith(_DRAWN) and view.size
+        }
+        self._pristine_meshes = {name: view.tobytes() for name, view in self._meshes.items()}
         option_names = _public(model.opt)
         options = {f"opt.{name}": getattr(model.opt, name) for name in option_names}
         given |= {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
         given |= {name: view for name in _INPUTS if (view := getattr(data, name)).size}
+        self.fields = (*given, *(name for name in options if name not in given), *_STATE, CLOCK)
+        """Names of everything that `declare` accepts; the meshes and textures are not among them."""
+        given |= _colliding_meshes(model)
         self._names, self._views = list(given), list(given.values())
         self._scalars = [name for name in option_names if not isinstance(getattr(model.opt, name), np.ndarray)]
         self._callbacks = [getattr(mujoco, name) for name in _public(mujoco) if name.startswith("get_mjcb_")]
@@ -59,12 +69,6 @@ class WorldWatch:
         """Fields whose change was declared in this episode."""
         self._undeclared = ""
         self.begin()
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of everything that `declare` accepts; the meshes and textures are not among them."""
-        options = [f"opt.{name}" for name in self._scalars]
-        return (*self._names, *options, *_STATE, CLOCK)
 
     def begin(self) -> None:
         """Begin an episode: nothing is declared, and the state may be set up until `remember` is called."""
@@ -87,8 +91,8 @@ class WorldWatch:
             if name in self._names:
                 index = self._names.index(name)
                 self._expected[index] = self._views[index].tobytes()
-            elif name.startswith("opt."):
-                self._expected_options = self._option_values()
+            elif name in self._expected_options:
+                self._expected_options = {**self._expected_options, name: self._option_values()[name]}
             elif name == CLOCK:
                 self._clock = self._read_clock()
             elif self._state is not None and name in self._state_views:
@@ -119,10 +123,10 @@ class WorldWatch:
             self._undeclared = self._change(model, data)
         return self._undeclared
 
-    def check_bulk(self) -> str:
-        """As `check`, of meshes and textures, which takes 20 ms; for the end of an episode."""
-        for name, view in self._bulk.items():
-            if not self._undeclared and view.tobytes() != self._pristine_bulk[name]:
+    def check_meshes(self) -> str:
+        """As `check`, of all meshes, which takes a few milliseconds; for the end of an episode."""
+        for name, view in self._meshes.items():
+            if not self._undeclared and view.tobytes() != self._pristine_meshes[name]:
                 self._undeclared = name
         return self._undeclared
 
@@ -134,8 +138,10 @@ class WorldWatch:
             index = next(i for i, value in enumerate(current) if value != self._expected[i])
             return self._describe(index)
         if self._option_values() != self._expected_options:
-            pairs = zip(self._scalars, self._expected_options, self._option_values(), strict=True)
-            return next(f"opt.{name} from {was} to {now}" for name, was, now in pairs if was != now)
+            values, expected = self._option_values(), self._expected_options
+            return next(
+                f"{name} from {expected[name]} to {values[name]}" for name in values if values[name] != expected[name]
+            )
         if self._callback_values() != self._pristine_callbacks:
             return "a global callback of MuJoCo was set"
         if self._state is not None:
@@ -160,11 +166,35 @@ class WorldWatch:
     def _read_clock(self) -> tuple[float, int]:
         return self._data.time, self._step_timer.number
 
-    def _option_values(self) -> list[Any]:
-        return [getattr(self._model.opt, name) for name in self._scalars]
+    def _option_values(self) -> dict[str, Any]:
+        return {f"opt.{name}": getattr(self._model.opt, name) for name in self._scalars}
 
     def _callback_values(self) -> list[Any]:
         return [get() for get in self._callbacks]
+
+
+def _colliding_meshes(model: Any) -> dict[str, np.ndarray]:
+    """The rows of the large arrays that collision detection reads, by name: those of meshes that can collide, the
+    tables of all meshes, and the trees of all bodies, which come first."""
+    import mujoco
+
+    tables = [name for name in _public(model) if name.startswith("mesh_") and len(getattr(model, name)) == model.nmesh]
+    parts = {name: getattr(model, name) for name in tables}
+    trees = int(model.body_bvhnum.sum())
+    parts |= {f"{name} of bodies": getattr(model, name)[:trees] for name in ("bvh_aabb", "bvh_child", "bvh_nodeid")}
+    can_collide = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
+    graph_ends = np.append(model.mesh_graphadr, len(model.mesh_graph))
+    for mesh in np.unique(model.geom_dataid[can_collide & (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH)]):
+        first, polygon, graph = model.mesh_vertadr[mesh], model.mesh_polyadr[mesh], model.mesh_graphadr[mesh]
+        graph_end = graph_ends[graph_ends > graph].min()
+        rows = {
+            "mesh_vert": slice(first, first + model.mesh_vertnum[mesh]),
+            "mesh_polynormal": slice(polygon, polygon + model.mesh_polynum[mesh]),
+            "mesh_graph": slice(graph, graph_end if graph >= 0 else graph),
+        }
+        name = model.mesh(int(mesh)).name
+        parts |= {f"{array} of {name}": getattr(model, array)[chosen] for array, chosen in rows.items()}
+    return {name: view for name, view in parts.items() if view.size}
 
 
 def _public(owner: Any) -> list[str]:

@@ -227,11 +227,11 @@ class Simulator:
         return self._watch.declared
 
     def confirm(self, judge: Judge) -> None:
-        """Compare meshes and textures with a fresh simulator's; a change makes the judged episode INVALID.
+        """Compare all meshes with a fresh simulator's; a change makes the judged episode INVALID.
 
-        The judge sees every other change at every step. This one takes 20 ms, and is for the end of an episode.
+        The judge sees every other change at every step. This one takes milliseconds, and is for the end of an episode.
         """
-        change = self._watch.check_bulk()
+        change = self._watch.check_meshes()
         if change:
             judge.invalidate_world(change)
 
