@@ -46,7 +46,7 @@ def annotate(image: np.ndarray, caption: Caption) -> np.ndarray:
     canvas.paste(Image.fromarray(image).resize((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BICUBIC), (0, 0))
     draw = ImageDraw.Draw(canvas)
     for row, (text, colour) in enumerate(_panel_lines(caption)):
-        draw.text((_PICTURE_PX + 16, 6 + 20 * row), text, fill=colour, font=_FONT)
+        draw.text((_PICTURE_PX + 16, 6 + 19 * row), text, fill=colour, font=_FONT)
     return np.asarray(canvas)
 
 
