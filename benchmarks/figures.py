@@ -151,6 +151,11 @@ def attack_count(results: Results) -> str:
     return str(len(results["attacks"]["attacks"]))
 
 
+def attack_starts(results: Results) -> str:
+    """How many times each attack was tried."""
+    return str(min(attack["runs"] for attack in results["attacks"]["attacks"].values()))
+
+
 def honest_rate(results: Results) -> str:
     """Honest lifts of other cubes that the verdict accepted."""
     honest = results["attacks"]["honest"]
@@ -236,6 +241,7 @@ FIGURES: dict[str, Callable[..., str]] = {
     "attacks": lambda results: attack_tables(results["attacks"]),
     "attack_count": attack_count,
     "attack_sum": attack_sum,
+    "attack_starts": attack_starts,
     "honest_rate": honest_rate,
     "what_matters": lambda results: arms_table.arms_table(results["what_matters"]),
     "what_is_shown": lambda results: arms_table.shown(results["what_matters"]),
