@@ -64,6 +64,7 @@ class _Disturbed:
             self.disturbed_steps = 1
             position = int(self._sim.model.joint("cube_joint0").qposadr[0])
             self._sim.data.qpos[position] += 0.06
+            self._sim.declare("qpos")
         if self._kind == "slip" and e.height_m > 0.05 and self.disturbed_steps < 8:
             self.disturbed_steps += 1
             opened = decision.action.copy()
