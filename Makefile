@@ -10,10 +10,10 @@ TRAIN := 4_train.py --resume $(if $(filter none,$(WEIGHTS)),--clip-weights none)
 help:
 	@echo "make demo      collect 150 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
 	@echo "               (make demo WEIGHTS=none: with an untrained text tower, although there is a network)"
-	@echo "make test      run the whole test suite (about 15 minutes)"
+	@echo "make test      run the whole test suite (about 20 minutes)"
 	@echo "make test-fast the tests that need no training, no script and no browser (under 2 minutes)"
 	@echo "make test-web  the page's tests, with a browser that is installed for it"
-	@echo "make attacks   try 79 ways to fool the verdict, 50 times each, and 500 honest lifts (about 45 minutes)"
+	@echo "make attacks   try 79 ways to fool the verdict, 50 times each, and 500 honest lifts (an hour or more)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
 	@echo "make peer      robomimic on the same demonstrations, in an environment of its own (half an hour)"
 	@echo "make lint      ruff and mypy"

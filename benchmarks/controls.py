@@ -1,6 +1,6 @@
 """Evaluates policies that cannot lift, and the expert, which can, by the verdict and by the report's rule.
 
-Each is evaluated exactly as a trained policy is, and judged again by the second judge. An evaluation in --work-dir is
+Each is evaluated exactly as a trained policy is, by both judges. An evaluation in --work-dir is
 not run again if it has as many episodes, the same checkpoint and the same versions. Reads the shipped checkpoint.
 Writes the result file into docs/results, from which `benchmarks/tables.py` makes the table in docs/results.md.
 
@@ -18,7 +18,6 @@ from typing import Any
 from scripts import ROOT, run_stage
 
 from vla.errors import run_script
-from vla.evaluation.rejudge import rejudge_file
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
@@ -98,7 +97,6 @@ def _make_untrained(work_dir: Path) -> None:
 def _summary(what: str, folder: Path) -> dict[str, Any]:
     content = json.loads((folder / "results.json").read_text())
     episodes = content["episodes"]
-    rejudged = rejudge_file(folder / "episodes.hdf5")
     return {
         "what": what,
         "episodes": len(episodes),
@@ -106,7 +104,7 @@ def _summary(what: str, folder: Path) -> dict[str, Any]:
         "lifted": sum(episode["success"] for episode in episodes),
         "reported": sum(episode["reported_success"] for episode in episodes),
         "invalid": sum(episode["invalid_reason"] is not None for episode in episodes),
-        "judges_agree": sum(episode.agree for episode in rejudged),
+        "judges_agree": sum(episode["judges_agree"] for episode in episodes),
         "checkpoint_sha256": content.get("checkpoint_sha256"),
         "versions": content["versions"],
         "thresholds": content["thresholds"],

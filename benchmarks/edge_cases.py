@@ -95,7 +95,7 @@ def grasp_again_after_a_drop(d: Director) -> None:
     d.expert(until=lambda: d.judge.success, steps=150)
 
 
-def grip_site_follows(d: Director) -> None:
+def set_down_and_lift_again(d: Director) -> None:
     """The cube is lowered from a lift, set down, and lifted again without opening the gripper."""
     d.grasp()
     d.lift(to_m=0.06)
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[str, Callable[[Director], None]]] = {
     },
     **{f"above-{mm}": (f"gripped {mm} mm above its centre", grip_off_centre(mm / 1e3, 2)) for mm in (10, 15, 18, 20)},
     "drop": ("dropped from a lift, and grasped again as soon as it has landed", grasp_again_after_a_drop),
-    "set-down": ("lifted by 6 cm, set down, and lifted again in the same grip", grip_site_follows),
+    "set-down": ("lifted by 6 cm, set down, and lifted again in the same grip", set_down_and_lift_again),
 }
 
 

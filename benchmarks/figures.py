@@ -162,12 +162,6 @@ def honest_rate(results: Results) -> str:
     return rate(honest["accepted"], honest["runs"])
 
 
-def shaken_rate(results: Results, name: str) -> str:
-    """The holds of a second above 8 cm that the verdict accepts, of the expert's under noise."""
-    row = results["shaken_holds"]["rows"][name]
-    return rate(row["accepted"], row["held"])
-
-
 def verdicts(_results: Results) -> str:
     """Which version of the verdict each result file was judged by, and on what CPU it was measured."""
     everything = Results()
@@ -260,7 +254,6 @@ FIGURES: dict[str, Callable[..., str]] = {
     "edge_starts": lambda results: str(results["edge_cases"]["cases"]["zero"]["starts"]),
     "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),
     "firm": lambda results: shaken_holds_table(results["shaken_holds"]),
-    "shaken_rate": shaken_rate,
     "verdicts": verdicts,
     "sequential_errors": lambda results: sequential_test.errors_table(results["sequential"]),
     "sequential_most": sequential_most,

@@ -149,6 +149,7 @@ def write_perturbation_plot(path: Path, cells: dict[str, Cell]) -> None:
         panel.errorbar(list(chosen), rates, yerr=[below, above], marker="o", capsize=3, color="#3b6ea5")
         panel.set_title(axis, fontsize=9)
         panel.set_xticks([1, 2, 3])
+        panel.set_xlim(0.8, 3.2)
         panel.set_ylim(-0.05, 1.05)
     figure.supxlabel("level (dotted: unperturbed)", fontsize=9)
     figure.supylabel("truly lifted, 95%", fontsize=9)

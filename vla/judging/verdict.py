@@ -134,7 +134,7 @@ class Judge:
         assert self._last is None, "a judge watches one episode"
         self._rested = self.limits.rest_steps
         self._lift_start = _heights(evidence)
-        self._check_world(evidence)
+        self._check_evidence(evidence)
         self._follow(evidence)
         limits = self.limits
         if abs(evidence.height_m) > limits.max_start_height_m or evidence.cube_speed_mps > limits.max_start_speed_mps:
@@ -148,7 +148,7 @@ class Judge:
         """Judge the state that the last action led to."""
         assert self._last is not None, "`start` judges the state that the episode begins in; nobody called it"
         self.steps += 1
-        self._check_world(evidence)
+        self._check_evidence(evidence)
         self._check_clock(evidence.time_s - self._last[0])
         self._follow(evidence)
         self.now = self.conditions(evidence)
@@ -216,7 +216,7 @@ class Judge:
         """Returns the verdict in one sentence."""
         return self.verdict().words
 
-    def _check_world(self, evidence: Evidence) -> None:
+    def _check_evidence(self, evidence: Evidence) -> None:
         if evidence.world_change:
             self.invalidate_world(evidence.world_change)
         bad = evidence.not_finite()
