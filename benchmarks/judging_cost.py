@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import scripts  # noqa: F401 (makes the packages importable)
 
-from vla.errors import run_script
+from vla.errors import UserError, run_script
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.replay import second_look
 from vla.evaluation.results_json import run_versions
@@ -47,6 +47,10 @@ class JudgingCostOptions:
     """Repetitions of each part; their median counts."""
     output: Path = Path("docs/results/judging_cost.json")
     """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.repetitions < 1:
+            raise UserError(f"--repetitions must be at least 1, got {self.repetitions}")
 
 
 def main(options: JudgingCostOptions) -> None:
