@@ -169,6 +169,7 @@ def collate(segments: list[Segment]) -> Batch:
         actions=torch.cat([segment.actions for segment in segments]),
         mask=torch.cat([segment.mask for segment in segments]),
         positions=torch.cat([segment.positions for segment in segments]),
+        present=None,
         proprioception=torch.cat([segment.proprioception for segment in segments]),
         instructions=[segment.instruction for segment in segments for _ in range(len(segment.windows))],
     )

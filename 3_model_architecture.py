@@ -26,12 +26,19 @@ from vla.policies.text_encoder import EMBEDDING_DIM, TextEncoder
 from vla.policies.weights import describe, load_vision_weights
 
 MOTION_DIM = 6
-POSITION_DIM = 4
-"""Cube minus gripper (3, decimetres) and finger opening (decimetres)."""
 AUXILIARY_SCALES_DM = (0.5, 0.2, 0.1)
 """The auxiliary head also predicts tanh(offset / scale), where the offset is cube minus gripper. A centimetre matters
 little across the table but decides the grasp at the cube; these targets make it weigh as much as a decimetre does."""
-AUXILIARY_DIM = POSITION_DIM + 3 * len(AUXILIARY_SCALES_DM)
+
+
+def position_dim(cubes: int) -> int:
+    """Numbers in `Batch.positions`: cube minus gripper for each cube, and the finger opening."""
+    return 3 * cubes + 1
+
+
+def auxiliary_dim(cubes: int) -> int:
+    """Numbers that the auxiliary head predicts (`auxiliary_targets`)."""
+    return position_dim(cubes) + 3 * cubes * len(AUXILIARY_SCALES_DM)
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,16 @@ class ModelConfig:
     """T, frames that the policy sees."""
     chunk_size: int = 10
     """K, actions that the policy predicts."""
+    located_cubes: int = 1
+    """M, cubes that the auxiliary head locates in training: the target alone, or every cube that may lie on the table.
+    Which of several is the target cannot be seen in a picture, so a head before the fusion must locate all of them."""
+    language_in_vision: Literal["none", "film", "attention", "both"] = "none"
+    """What the instruction does before the fusion: 'film' scales and shifts the channels of ResNet18's last three
+    stages (Perez et al. 2018; RT-1, Brohan et al. 2022); 'attention' adds what it attends to in the feature map."""
+    text_dim: int = EMBEDDING_DIM
+    """Width of the instruction's embedding; another width than `feature_dim` is projected."""
     feature_dim: int = 512
-    """D, width of a frame's feature vector; the text encoder's width too."""
+    """D, width of a frame's feature vector."""
     heads: int = 8
     """Attention heads, in the fusion and in the decoder."""
     fusion_hidden: int = 1024
@@ -64,11 +79,16 @@ class ModelConfig:
     """Dropout probability in the decoder."""
 
     def __post_init__(self) -> None:
-        for name in ("observation_horizon", "chunk_size", "decoder_layers", "heads"):
+        for name in ("observation_horizon", "chunk_size", "decoder_layers", "heads", "located_cubes", "text_dim"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.decoder_dim % self.heads or self.feature_dim % self.heads:
             raise UserError(f"feature_dim and decoder_dim must be multiples of the {self.heads} heads")
+
+    @property
+    def encodes_language(self) -> bool:
+        """Whether `VLA.encode` needs the instruction."""
+        return self.language_in_vision != "none"
 
     def to_dict(self) -> dict[str, object]:
         """Plain types only, for the checkpoint."""
@@ -90,7 +110,7 @@ class ModelConfig:
 
 
 class VisionEncoder(nn.Module):
-    """ResNet18 (sec. 2.3.1): (N, 3, S, S) -> (N, 512)."""
+    """ResNet18 (sec. 2.3.1): (N, 3, S, S) -> (N, 512); the instruction decides what it sees, if so configured."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -99,11 +119,58 @@ class VisionEncoder(nn.Module):
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
         self.keypoints = KeypointPooling(256, config.feature_dim) if config.pooling == "keypoints" else None
+        has_film, attends = (config.language_in_vision in (kind, "both") for kind in ("film", "attention"))
+        dim = config.feature_dim
+        self.films = nn.ModuleList([FiLM(dim, channels) for channels in (128, 256, 512)] if has_film else [])
+        self.attention = LanguageAttention(config) if attends else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        middle = self.layer3(self.layer2(self.layer1(self.stem(images))))  # (N, 256, S/16, S/16)
-        pooled = self.layer4(middle).mean(dim=(2, 3))  # (N, 512)
-        return pooled + self.keypoints(middle) if self.keypoints else pooled
+    def forward(self, images: Tensor, language: Tensor | None = None) -> Tensor:
+        """(N, 3, S, S) images, (N, D) instruction for each -> (N, D); `language` is read only if it is configured."""
+        maps = self.layer1(self.stem(images))
+        stages = []
+        for index, layer in enumerate((self.layer2, self.layer3, self.layer4)):
+            maps = layer(maps)
+            if self.films:
+                maps = self.films[index](maps, language)
+            stages.append(maps)
+        middle, last = stages[1], stages[2]  # (N, 256, S/16, S/16), (N, 512, S/32, S/32)
+        pooled = last.mean(dim=(2, 3))  # (N, 512)
+        if self.keypoints is not None:
+            pooled = pooled + self.keypoints(middle)
+        return pooled if self.attention is None else pooled + self.attention(middle, language)
+
+
+class FiLM(nn.Module):
+    """Feature-wise linear modulation: the instruction scales and shifts each channel. It begins by changing nothing."""
+
+    def __init__(self, language_dim: int, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(language_dim, 2 * channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, maps: Tensor, language: Tensor) -> Tensor:
+        """(N, C, h, w), (N, D) -> (N, C, h, w)."""
+        scale, shift = self.project(language)[..., None, None].chunk(2, dim=1)  # (N, C, 1, 1) each
+        modulated: Tensor = maps * (1 + scale) + shift
+        return modulated
+
+
+class LanguageAttention(nn.Module):
+    """The instruction attends to the places of a feature map: (N, 256, h, w), (N, D) -> (N, D)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, side = config.feature_dim, config.image.size_px // 16
+        self.project = nn.Linear(256, dim)
+        self.places = nn.Parameter(0.02 * torch.randn(side * side, dim))
+        self.norm = nn.LayerNorm(dim)
+        self.attention = nn.MultiheadAttention(dim, config.heads, batch_first=True)
+
+    def forward(self, maps: Tensor, language: Tensor) -> Tensor:
+        tokens = self.norm(self.project(maps.flatten(2).transpose(1, 2)) + self.places)  # (N, h*w, D)
+        attended: Tensor = self.attention(language.unsqueeze(1), tokens, tokens, need_weights=False)[0]
+        return attended.squeeze(1)
 
 
 class KeypointPooling(nn.Module):
@@ -186,7 +253,7 @@ class VLA(nn.Module):
     """
 
     language_mean: Tensor
-    """(512,) mean of the instruction embeddings (`fit_language`)."""
+    """(text_dim,) mean of the instruction embeddings (`fit_language`)."""
     language_scale: Tensor
     """() spread of the instruction embeddings about their mean."""
 
@@ -202,12 +269,15 @@ class VLA(nn.Module):
         self.feature_norm = nn.LayerNorm(config.feature_dim)
         self.fusion = CrossAttentionFusion(config)
         self.decoder = ActionDecoder(config)
-        self.auxiliary = nn.Linear(config.feature_dim, AUXILIARY_DIM)
-        self.register_buffer("language_mean", torch.zeros(EMBEDDING_DIM))
+        self.auxiliary = nn.Linear(config.feature_dim, auxiliary_dim(config.located_cubes))
+        self.text_projection = (
+            nn.Linear(config.text_dim, config.feature_dim) if config.text_dim != config.feature_dim else nn.Identity()
+        )
+        self.register_buffer("language_mean", torch.zeros(config.text_dim))
         self.register_buffer("language_scale", torch.ones(()))
 
     def fit_language(self, embeddings: Tensor) -> None:
-        """Set the normalisation of instruction embeddings, (n, 512), n >= 2.
+        """Set the normalisation of instruction embeddings, (n, text_dim), n >= 2.
 
         An untrained text encoder places all instructions close together (cosine 0.7-0.96). Centred and scaled, they
         differ by about one in every dimension.
@@ -216,12 +286,18 @@ class VLA(nn.Module):
         spread = (embeddings - self.language_mean).square().mean().sqrt()
         self.language_scale.copy_(spread.clamp_min(1e-6))
 
-    def encode(self, images: Tensor, proprioception: Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, proprioception: Tensor | None = None, language: Tensor | None = None) -> Tensor:
         """(N, 3, S, S) prepared images -> (N, 512) features, once for each frame, in training as in control.
 
-        `proprioception` (N, 4) is read only if the configuration asks for it.
+        `proprioception` (N, 4) and `language`, (N, text_dim) raw instruction embeddings, are read only if the
+        configuration asks for them.
         """
-        features = self.vision(images)
+        words = None
+        if self.config.encodes_language:
+            if language is None:
+                raise UserError("this policy looks at the picture with its instruction; a picture alone is not enough")
+            words = self._words(language)
+        features = self.vision(images, words)
         if self.proprioception is not None:
             if proprioception is None:
                 raise UserError("this policy needs the arm's own state (proprioception); a picture alone is not enough")
@@ -229,8 +305,13 @@ class VLA(nn.Module):
         return self.feature_norm(features)
 
     def decode(self, features: Tensor, language: Tensor) -> Prediction:
-        """(B, T, 512) features, (B, 512) raw instruction embeddings -> a chunk of K actions."""
-        return self.decoder(self.fusion(features, (language - self.language_mean) / self.language_scale))
+        """(B, T, 512) features, (B, text_dim) raw instruction embeddings -> a chunk of K actions."""
+        return self.decoder(self.fusion(features, self._words(language)))
+
+    def _words(self, language: Tensor) -> Tensor:
+        """(..., text_dim) raw instruction embeddings -> (..., D), centred and scaled."""
+        words: Tensor = self.text_projection((language - self.language_mean) / self.language_scale)
+        return words
 
     def forward(
         self, images: Tensor, windows: Tensor, language: Tensor, proprioception: Tensor | None = None
@@ -240,21 +321,25 @@ class VLA(nn.Module):
         Args:
             images: (N, 3, S, S) the distinct frames of the batch.
             windows: (B, T) int64, the frames of each window.
-            language: (B, 512) raw instruction embeddings.
+            language: (B, text_dim) raw instruction embeddings. Windows that share a frame have the same instruction.
             proprioception: (N, 4) of the frames, decimetres.
 
         Returns:
-            The chunks, and the auxiliary prediction (N, 13) for each frame.
+            The chunks, and the auxiliary prediction (N, 12 M + 1) for each frame.
         """
-        features = self.encode(images, proprioception)
+        window_of = torch.zeros(len(images), dtype=torch.long, device=windows.device)
+        window_of[windows.flatten()] = torch.arange(len(windows), device=windows.device).repeat_interleave(
+            windows.shape[1]
+        )
+        features = self.encode(images, proprioception, language[window_of] if self.config.encodes_language else None)
         # The gradient of index_select is summed in a fixed order; that of features[windows] is not, even on a CPU.
         history = features.index_select(0, windows.flatten()).unflatten(0, windows.shape)  # (B, T, 512)
         return self.decode(history, language), self.auxiliary(features)
 
 
 def auxiliary_targets(positions: Tensor) -> Tensor:
-    """Targets of the auxiliary head: (N, 4) decimetres -> (N, 13)."""
-    offsets = positions[:, :3]
+    """Targets of the auxiliary head: (N, 3 M + 1) decimetres -> (N, 12 M + 1)."""
+    offsets = positions[:, :-1]
     return torch.cat([positions, *(torch.tanh(offsets / scale) for scale in AUXILIARY_SCALES_DM)], dim=-1)
 
 
@@ -265,7 +350,7 @@ def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, sett
 
     Args:
         prediction: float32.
-        auxiliary: (N, 13) float32, compared with `auxiliary_targets`.
+        auxiliary: (N, 12 M + 1) float32, compared with `auxiliary_targets`.
         batch: on the device of the prediction.
     """
     steps_ahead = torch.arange(batch.mask.shape[1], device=batch.mask.device)  # (K,)
@@ -283,16 +368,28 @@ def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, sett
     gripper = (weight * gripper_error).sum()
     gripper_is_right = (prediction.gripper_logit > 0) == (closing > 0)
 
-    auxiliary_error = F.mse_loss(auxiliary, auxiliary_targets(batch.positions))
+    auxiliary_error, position_error = _auxiliary_errors(auxiliary, batch)
     return Losses(
         total=motion + settings.gripper_weight * gripper + settings.auxiliary_weight * auxiliary_error,
         motion=motion,
         gripper=gripper,
         auxiliary=auxiliary_error,
-        position=F.mse_loss(auxiliary[:, :POSITION_DIM], batch.positions),
+        position=position_error,
         first_motion=motion_error[:, 0].mean(),
         first_gripper_accuracy=gripper_is_right[:, 0].float().mean(),
     )
+
+
+def _auxiliary_errors(auxiliary: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """MSE of the auxiliary head, and of its positions alone; a cube that is not on the table counts nowhere."""
+    targets, count = auxiliary_targets(batch.positions), batch.positions.shape[1]
+    if batch.present is None:
+        return F.mse_loss(auxiliary, targets), F.mse_loss(auxiliary[:, :count], batch.positions)
+    offsets = batch.present.repeat_interleave(3, dim=1)  # (N, 3 M)
+    opening = torch.ones_like(offsets[:, :1])
+    known = torch.cat([offsets, opening, *[offsets] * len(AUXILIARY_SCALES_DM)], dim=1)  # (N, 12 M + 1)
+    squares = (auxiliary - targets).square() * known
+    return squares.sum() / known.sum(), squares[:, :count].sum() / known[:, :count].sum()
 
 
 if TYPE_CHECKING:  # lets mypy compare these classes with the protocols that the rest of the project is typed against

@@ -72,7 +72,8 @@ class PolicyActor:
         self._step = 0
 
     def set_instruction(self, embedding: Tensor) -> None:
-        """Follow the instruction with this (512,) embedding from the next action on; the images seen are kept."""
+        """Follow the instruction with this (text_dim,) embedding from the next action on; the images seen are kept, as
+        they were seen."""
         self._language = embedding.to(self._device)[None]
 
     def select_action(self, obs: Observation) -> Decision:
@@ -104,7 +105,8 @@ class PolicyActor:
     def _encode(self, image: np.ndarray, state: np.ndarray | None) -> None:
         frame = torch.from_numpy(image)[None].to(self._device)
         own_state = None if state is None else torch.from_numpy(state)[None].to(self._device)
-        feature = self._model.encode(prepare(frame, self._model.config.image), own_state)[0]  # (512,)
+        words = self._language if self._model.config.encodes_language else None
+        feature = self._model.encode(prepare(frame, self._model.config.image), own_state, words)[0]  # (512,)
         copies = 1 if self._features else self._model.config.observation_horizon  # the first frame fills the buffer
         self._features.extend([feature] * copies)
 

@@ -25,7 +25,10 @@ class Batch(NamedTuple):
     mask: Tensor
     """(B, K) bool, False where the episode had already ended; such actions count nowhere."""
     positions: Tensor
-    """(N, 4) float32, decimetres: cube minus gripper, finger opening; for the auxiliary loss only."""
+    """(N, 3 M + 1) float32, decimetres: cube minus gripper for each of M cubes, finger opening; for the auxiliary loss
+    only."""
+    present: Tensor | None
+    """(N, M) bool, whether each cube is on the table; None: all are."""
     proprioception: Tensor
     """(N, 4) float32, decimetres (`vla.policies.preprocess.proprioception`); for a policy that asks for it."""
     instructions: list[str]
@@ -39,5 +42,6 @@ class Batch(NamedTuple):
             actions=self.actions.to(device, non_blocking=True),
             mask=self.mask.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
+            present=None if self.present is None else self.present.to(device, non_blocking=True),
             proprioception=self.proprioception.to(device, non_blocking=True),
         )

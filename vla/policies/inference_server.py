@@ -141,13 +141,13 @@ class RemoteModel:
         except (EOFError, OSError) as error:
             raise MachineError(f"the inference server cannot be reached ({describe_error(error)})") from error
 
-    def encode(self, images: Tensor, proprioception: Tensor | None = None) -> Tensor:
-        """(1, 3, S, S) and (1, 4) -> (1, 512)."""
-        (features,) = self._ask("encode", images, proprioception)
+    def encode(self, images: Tensor, proprioception: Tensor | None = None, language: Tensor | None = None) -> Tensor:
+        """(1, 3, S, S), (1, 4) and (1, text_dim) -> (1, 512)."""
+        (features,) = self._ask("encode", images, proprioception, language)
         return features
 
     def decode(self, features: Tensor, language: Tensor) -> Prediction:
-        """(1, T, 512), (1, 512) -> a chunk of K actions."""
+        """(1, T, 512), (1, text_dim) -> a chunk of K actions."""
         motion, gripper_logit = self._ask("decode", features, language)
         return Prediction(motion, gripper_logit)
 

@@ -29,6 +29,14 @@ class NetworkConfig(Protocol):
         """Whether `encode` needs the arm's own state."""
 
     @property
+    def encodes_language(self) -> bool:
+        """Whether `encode` needs the instruction."""
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the instruction's embedding."""
+
+    @property
     def observation_horizon(self) -> int:
         """T, frames that the policy sees."""
 
@@ -103,11 +111,12 @@ class PolicyNetwork(Protocol):
     def config(self) -> NetworkConfig:
         """Its configuration."""
 
-    def encode(self, images: Tensor, proprioception: Tensor | None = None) -> Tensor:
-        """(N, 3, S, S) prepared images and (N, 4) proprioception -> (N, 512) features."""
+    def encode(self, images: Tensor, proprioception: Tensor | None = None, language: Tensor | None = None) -> Tensor:
+        """(N, 3, S, S) prepared images, (N, 4) proprioception, (N, text_dim) raw instruction embeddings -> (N, 512)
+        features."""
 
     def decode(self, features: Tensor, language: Tensor) -> Prediction:
-        """(B, T, 512) features and (B, 512) raw instruction embeddings -> chunks of K actions."""
+        """(B, T, 512) features and (B, text_dim) raw instruction embeddings -> chunks of K actions."""
 
 
 class TrainableNetwork(PolicyNetwork, Protocol):
@@ -123,7 +132,7 @@ class TrainableNetwork(PolicyNetwork, Protocol):
     def __call__(
         self, images: Tensor, windows: Tensor, language: Tensor, proprioception: Tensor | None = None
     ) -> tuple[Prediction, Tensor]:
-        """Training pass: (N, 3, S, S) frames, (B, T) windows of them -> B chunks, (N, 13) auxiliary predictions."""
+        """Training pass: (N, 3, S, S) frames, (B, T) windows -> B chunks, (N, 12 M + 1) of the auxiliary head."""
 
     def forward(
         self, images: Tensor, windows: Tensor, language: Tensor, proprioception: Tensor | None = None

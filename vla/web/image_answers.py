@@ -57,9 +57,9 @@ def _first_actions(policy: LoadedPolicy, images: np.ndarray, instruction: str) -
     language = policy.embeddings[instruction].to(policy.device)[None]
     actions = []
     for part in torch.from_numpy(images).split(32):
-        features = network.encode(prepare(part.to(policy.device), network.config.image))
-        history = features[:, None].expand(-1, horizon, -1)
-        chunks = network.decode(history, language.expand(len(part), -1)).actions()
+        words = language.expand(len(part), -1)
+        features = network.encode(prepare(part.to(policy.device), network.config.image), None, words)
+        chunks = network.decode(features[:, None].expand(-1, horizon, -1), words).actions()
         actions.append(chunks[:, 0].float().cpu().numpy())
     return np.concatenate(actions)
 
