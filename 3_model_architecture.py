@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from vla.errors import UserError, run_script
 from vla.markdown import markdown_table
 from vla.policies.batch import Batch
+from vla.policies.clip_text import ClipTextEncoder
 from vla.policies.network import ConfigClass, Losses, LossSettings, Prediction, TrainableNetwork
 from vla.policies.preprocess import PROPRIOCEPTION_DIM, ImageSpec
-from vla.policies.text_encoder import EMBEDDING_DIM, TextEncoder
+from vla.policies.text_encoder import EMBEDDING_DIM
 from vla.policies.weights import describe, load_vision_weights
 
 MOTION_DIM = 6
@@ -248,7 +249,7 @@ class ActionDecoder(nn.Module):
 class VLA(nn.Module):
     """The policy network: frames and an instruction's embedding in, a chunk of actions out.
 
-    The frozen text encoder (`vla.policies.text_encoder.TextEncoder`) is not part of it: its embeddings are computed
+    The frozen text encoder (`vla.policies.text_encoder`) is not part of it: its embeddings are computed
     once for each instruction, and its weights do not belong in every checkpoint.
     """
 
@@ -407,7 +408,7 @@ class TableOptions:
     """ResNet18: torchvision tag, local file, or 'none'."""
 
 
-def parameter_table(model: VLA, text: TextEncoder) -> str:
+def parameter_table(model: VLA, text: ClipTextEncoder) -> str:
     """Table 1: parameters in millions, the report's beside ours, as Markdown."""
 
     def count(*modules: nn.Module) -> int:
@@ -437,7 +438,7 @@ def main(options: TableOptions) -> None:
     config = ModelConfig()
     model = VLA(config)
     vision = load_vision_weights(model.vision, options.vision_weights)
-    text = TextEncoder.load(options.clip_weights)
+    text = ClipTextEncoder.load(options.clip_weights)
     print(parameter_table(model, text))
     print(
         "\nDifferences: the spatial softmax adds 0.26M to ResNet18. The report does not state the decoder's width;\n"

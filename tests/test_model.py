@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import vla.policies.text_encoder
+import vla.policies.clip_text
 from tests.conftest import ROOT
 from vla import stages
 from vla.errors import MachineError, UserError
@@ -25,10 +25,11 @@ from vla.files import SHIPPED
 from vla.policies.actor import ControlConfig, PolicyActor
 from vla.policies.batch import Batch
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, load_parent, save_checkpoint
+from vla.policies.clip_text import ClipTextEncoder
 from vla.policies.instructions import INSTRUCTIONS
 from vla.policies.network import Losses
 from vla.policies.preprocess import ImageSpec, prepare
-from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder
+from vla.policies.text_encoder import InstructionEmbeddings
 from vla.policies.weights import is_reachable, load_vision_weights
 from vla.sim.env import Observation, Simulator
 from vla.training.recipes import RECIPES, Recipe
@@ -40,12 +41,12 @@ EQUAL_WEIGHTS = Recipe(chunk_discount=1.0)
 
 
 @pytest.fixture(scope="module")
-def text() -> TextEncoder:
-    return TextEncoder.load("none")
+def text() -> ClipTextEncoder:
+    return ClipTextEncoder.load("none")
 
 
 @pytest.fixture
-def model(text: TextEncoder) -> Any:
+def model(text: ClipTextEncoder) -> Any:
     torch.manual_seed(0)
     network = architecture.VLA(SMALL)
     network.fit_language(text(INSTRUCTIONS))
@@ -60,11 +61,11 @@ def batch(demo_file: Path) -> Batch:
 
 
 @functools.cache
-def _embed_all(text: TextEncoder) -> torch.Tensor:
+def _embed_all(text: ClipTextEncoder) -> torch.Tensor:
     return text(INSTRUCTIONS)
 
 
-def _losses(model: Any, batch: Batch, text: TextEncoder, recipe: Recipe = EQUAL_WEIGHTS) -> Losses:
+def _losses(model: Any, batch: Batch, text: ClipTextEncoder, recipe: Recipe = EQUAL_WEIGHTS) -> Losses:
     known = dict(zip(INSTRUCTIONS, _embed_all(text), strict=True))
     language = torch.stack([known[instruction] for instruction in batch.instructions])
     prediction, auxiliary = model(prepare(batch.frames, SMALL.image), batch.windows, language)
@@ -76,7 +77,7 @@ def _count(module: torch.nn.Module) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
 
-def test_parameters_are_near_the_reports_table_1(text: TextEncoder) -> None:
+def test_parameters_are_near_the_reports_table_1(text: ClipTextEncoder) -> None:
     model = architecture.VLA(architecture.ModelConfig())
     assert _count(text) == pytest.approx(63.4, abs=0.05)
     assert _count(model.vision) == pytest.approx(11.2, abs=0.3)
@@ -89,7 +90,7 @@ def test_parameters_are_near_the_reports_table_1(text: TextEncoder) -> None:
     assert "| Total model size" in architecture.parameter_table(model, text)
 
 
-def test_shapes(model: Any, text: TextEncoder) -> None:
+def test_shapes(model: Any, text: ClipTextEncoder) -> None:
     images = torch.zeros(12, 3, 64, 64)
     windows = torch.arange(20).reshape(2, 10) % 12
     prediction, auxiliary = model(images, windows, text(INSTRUCTIONS[:2]))
@@ -99,7 +100,7 @@ def test_shapes(model: Any, text: TextEncoder) -> None:
     assert model.encode(images).shape == (12, 512)
 
 
-def test_gradients_reach_everything_but_clip(model: Any, text: TextEncoder, batch: Batch) -> None:
+def test_gradients_reach_everything_but_clip(model: Any, text: ClipTextEncoder, batch: Batch) -> None:
     _losses(model, batch, text).total.backward()
     unmoved = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
     assert unmoved == []
@@ -107,7 +108,7 @@ def test_gradients_reach_everything_but_clip(model: Any, text: TextEncoder, batc
 
 
 @pytest.mark.slow
-def test_one_batch_can_be_learned(model: Any, text: TextEncoder, batch: Batch) -> None:
+def test_one_batch_can_be_learned(model: Any, text: ClipTextEncoder, batch: Batch) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4)
     first = float(_losses(model, batch, text).motion.detach())
     for _ in range(100):
@@ -119,7 +120,7 @@ def test_one_batch_can_be_learned(model: Any, text: TextEncoder, batch: Batch) -
     assert float(losses.gripper.detach()) < 0.15
 
 
-def test_padding_counts_nowhere(model: Any, text: TextEncoder, batch: Batch) -> None:
+def test_padding_counts_nowhere(model: Any, text: ClipTextEncoder, batch: Batch) -> None:
     model.eval()
     mask = batch.mask.clone()
     mask[:, 6:] = False
@@ -128,7 +129,7 @@ def test_padding_counts_nowhere(model: Any, text: TextEncoder, batch: Batch) -> 
     assert float(_losses(model, padded, text).total) == float(_losses(model, garbage, text).total)
 
 
-def test_chunk_discount_leaves_the_first_action(model: Any, text: TextEncoder, batch: Batch) -> None:
+def test_chunk_discount_leaves_the_first_action(model: Any, text: ClipTextEncoder, batch: Batch) -> None:
     model.eval()
     with torch.no_grad():
         losses = _losses(model, batch, text, Recipe(chunk_discount=1e-6))
@@ -145,33 +146,33 @@ def test_auxiliary_targets_grow_fine_near_the_cube() -> None:
     assert (architecture.auxiliary_targets(far) - across)[0, finest].abs() < 1e-6
 
 
-def test_instruction_reaches_the_action(model: Any, text: TextEncoder) -> None:
+def test_instruction_reaches_the_action(model: Any, text: ClipTextEncoder) -> None:
     model.eval()
     features = model.encode(torch.randn(1, 3, 64, 64)).repeat(10, 1)[None]
     chunks = [model.decode(features, text([words])).motion for words in INSTRUCTIONS[:2]]
     assert (chunks[0] - chunks[1]).abs().max() > 1e-3
 
 
-def test_untrained_text_encoder_is_repeatable_and_tells_instructions_apart(text: TextEncoder) -> None:
-    again = TextEncoder.load("none")
+def test_untrained_text_encoder_is_repeatable_and_tells_instructions_apart(text: ClipTextEncoder) -> None:
+    again = ClipTextEncoder.load("none")
     assert again.identity == text.identity
     embeddings = torch.nn.functional.normalize(text(INSTRUCTIONS), dim=-1)
     cosine = embeddings @ embeddings.T - 2 * torch.eye(8)
     assert cosine.max() < 0.99
 
 
-def test_language_normalisation_spreads_instructions(model: Any, text: TextEncoder) -> None:
+def test_language_normalisation_spreads_instructions(model: Any, text: ClipTextEncoder) -> None:
     spread = (text(INSTRUCTIONS) - model.language_mean) / model.language_scale
     assert spread.square().mean() == pytest.approx(1.0, rel=1e-3)
     torch.testing.assert_close(spread.mean(dim=0), torch.zeros(512), atol=1e-4, rtol=0)
 
 
-def _actor(model: Any, text: TextEncoder, control: ControlConfig | None = None) -> PolicyActor:
+def _actor(model: Any, text: ClipTextEncoder, control: ControlConfig | None = None) -> PolicyActor:
     embeddings = InstructionEmbeddings(dict(zip(INSTRUCTIONS, text(INSTRUCTIONS), strict=True)), text.identity, "none")
     return PolicyActor(model.eval(), embeddings, CPU, control)
 
 
-def test_control_computes_what_training_computes(model: Any, text: TextEncoder, demo_file: Path) -> None:
+def test_control_computes_what_training_computes(model: Any, text: ClipTextEncoder, demo_file: Path) -> None:
     """Compares the feature buffer and the preprocessing of control with whole windows of the dataset."""
     dataset = loader.LiftDataset(demo_file, ["demo_0"], 1, 25)
     segment = dataset[0]
@@ -187,7 +188,7 @@ def test_control_computes_what_training_computes(model: Any, text: TextEncoder, 
         np.testing.assert_array_equal(decision.action, actor.action_chunk[0])
 
 
-def test_execute_steps_follow_the_chunk(model: Any, text: TextEncoder, demo_file: Path) -> None:
+def test_execute_steps_follow_the_chunk(model: Any, text: ClipTextEncoder, demo_file: Path) -> None:
     with h5py.File(demo_file) as file:
         images = file["data/demo_0/images"][:7]
     actor = _actor(model, text, ControlConfig(execute_steps=3))
@@ -202,7 +203,7 @@ def test_execute_steps_follow_the_chunk(model: Any, text: TextEncoder, demo_file
 
 
 def test_temporal_ensembling_averages_the_chunks_that_reach_a_step(
-    model: Any, text: TextEncoder, demo_file: Path
+    model: Any, text: ClipTextEncoder, demo_file: Path
 ) -> None:
     with h5py.File(demo_file) as file:
         images = file["data/demo_0/images"][:3]
@@ -217,7 +218,7 @@ def test_temporal_ensembling_averages_the_chunks_that_reach_a_step(
     np.testing.assert_allclose(action, (weights[:, None] * votes).sum(0) / weights.sum(), rtol=1e-5)
 
 
-def test_blind_policy_sees_nothing(model: Any, text: TextEncoder) -> None:
+def test_blind_policy_sees_nothing(model: Any, text: ClipTextEncoder) -> None:
     embeddings = InstructionEmbeddings(dict(zip(INSTRUCTIONS, text(INSTRUCTIONS), strict=True)), text.identity, "none")
     bright, dark = np.full((224, 224, 3), 200, np.uint8), np.zeros((224, 224, 3), np.uint8)
 
@@ -230,7 +231,7 @@ def test_blind_policy_sees_nothing(model: Any, text: TextEncoder) -> None:
     assert not np.array_equal(answer(bright, blind=False), answer(bright, blind=True))
 
 
-def test_actions_do_not_need_the_auxiliary_head(model: Any, text: TextEncoder, sim: Simulator) -> None:
+def test_actions_do_not_need_the_auxiliary_head(model: Any, text: ClipTextEncoder, sim: Simulator) -> None:
     observation: Observation = sim.reset(0)
     actor = _actor(model, text)
     actor.reset(INSTRUCTIONS[0], 0)
@@ -258,7 +259,9 @@ def test_the_shipped_policys_actions_do_not_need_its_auxiliary_head(sim: Simulat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("proprioception", [False, True])
-def test_a_policy_sees_no_pose_of_the_cube_and_no_seed(text: TextEncoder, sim: Simulator, proprioception: bool) -> None:
+def test_a_policy_sees_no_pose_of_the_cube_and_no_seed(
+    text: ClipTextEncoder, sim: Simulator, proprioception: bool
+) -> None:
     """Its actions stay the same when everything but the picture (and the arm's own state, if it asks) is nonsense."""
     torch.manual_seed(0)
     vla = architecture.VLA(dataclasses.replace(SMALL, proprioception=proprioception))
@@ -333,14 +336,14 @@ def test_downloaded_and_cached_text_weights_are_the_same_function(
     built = open_clip.create_model("ViT-B-32", force_quick_gelu=quick_gelu)
     save_file(built.state_dict(), path)
     create = open_clip.create_model
-    monkeypatch.setattr(vla.policies.text_encoder, "is_reachable", lambda url: True)
+    monkeypatch.setattr(vla.policies.clip_text, "is_reachable", lambda url: True)
     # The local file stands in for the one that the hub would send.
     monkeypatch.setattr(
         open_clip, "create_model", lambda name, pretrained, **rest: create(name, pretrained=str(path), **rest)
     )
-    downloaded = TextEncoder.load(tag)
-    monkeypatch.setattr(vla.policies.text_encoder, "_cached", lambda repository: str(path))
-    cached = TextEncoder.load(tag)
+    downloaded = ClipTextEncoder.load(tag)
+    monkeypatch.setattr(vla.policies.clip_text, "_cached", lambda repository: str(path))
+    cached = ClipTextEncoder.load(tag)
     assert downloaded.identity == cached.identity
     with torch.no_grad():
         expected = built.encode_text(open_clip.get_tokenizer("ViT-B-32")(["Lift the red cube"]))
@@ -371,23 +374,23 @@ def test_a_full_disk_is_reported_and_leaves_the_old_checkpoint(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_text_weights_from_a_local_file_and_their_mismatch(text: TextEncoder, tmp_path: Path) -> None:
+def test_text_weights_from_a_local_file_and_their_mismatch(text: ClipTextEncoder, tmp_path: Path) -> None:
     import open_clip
 
     torch.manual_seed(5)
     path = tmp_path / "clip.pt"
     torch.save(open_clip.create_model("ViT-B-32").state_dict(), path)
-    loaded = TextEncoder.load(str(path))
+    loaded = ClipTextEncoder.load(str(path))
     assert loaded.identity["pretrained"]
     assert loaded.identity["sha256"] != text.identity["sha256"]
-    assert TextEncoder.matching(loaded.identity, str(path)).identity == loaded.identity
+    assert ClipTextEncoder.matching(loaded.identity, str(path)).identity == loaded.identity
     with pytest.raises(UserError, match="trained with a text encoder"):
-        TextEncoder.matching(loaded.identity, "none")
+        ClipTextEncoder.matching(loaded.identity, "none")
     path.write_bytes(b"broken")
     with pytest.raises(UserError, match="does not hold CLIP"):
-        TextEncoder.load(str(path))
+        ClipTextEncoder.load(str(path))
     with pytest.raises(UserError, match="neither a file nor one of open_clip's tags"):
-        TextEncoder.load("no-such-tag")
+        ClipTextEncoder.load("no-such-tag")
 
 
 @pytest.mark.slow
@@ -402,12 +405,12 @@ def test_text_weights_from_openais_own_archive(tmp_path: Path) -> None:
         bare.register_buffer(name, torch.tensor(value))
     archive = tmp_path / "ViT-B-32.pt"
     torch.jit.script(bare).save(archive)
-    loaded, plain = (TextEncoder.load(str(path)) for path in (archive, tmp_path / "plain.pt"))
+    loaded, plain = (ClipTextEncoder.load(str(path)) for path in (archive, tmp_path / "plain.pt"))
     assert loaded.identity["sha256"] == plain.identity["sha256"]
 
     torch.jit.script(torch.nn.Linear(2, 2)).save(archive)
     with pytest.raises(UserError, match="does not hold CLIP") as refused:
-        TextEncoder.load(str(archive))
+        ClipTextEncoder.load(str(archive))
     assert "\n" not in str(refused.value)
 
 

@@ -30,8 +30,9 @@ from vla.evaluation.results_json import RESULTS_VERSION
 from vla.files import atomic_path
 from vla.judging.verdict import Judge
 from vla.policies.checkpoint import load_policy
-from vla.policies.text_encoder import TextEncoder
+from vla.policies.text_encoder import TextEncoder, matching_text_encoder
 from vla.sim.rollout import Step
+from vla.sim.table import TableCube, TableLayout
 from vla.web import past_evaluations
 from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.demo_listing import DemoFile
@@ -91,13 +92,12 @@ def test_checkpoints_share_a_text_encoder_and_only_the_latest_networks_are_kept(
     for name in names:
         (tmp_path / name).symlink_to(SHIPPED)
     loaded = []
-    matching = TextEncoder.matching
 
     def counted(identity: Any, source: str) -> TextEncoder:
         loaded.append(identity["sha256"])
-        return matching(identity, source)
+        return matching_text_encoder(identity, source)
 
-    monkeypatch.setattr(TextEncoder, "matching", counted)
+    monkeypatch.setattr("vla.web.loaded_policy.matching_text_encoder", counted)
     choices = CheckpointChoices(tmp_path / names[0], "none")
     networks = []
     for name in names:
@@ -233,8 +233,9 @@ def test_the_load_table_counts_what_was_answered_and_what_was_refused_apart(monk
 
 
 def _evaluation(folder: Path, steps: list[Step], judge: Judge, version: int = RESULTS_VERSION, **more: Any) -> Path:
-    first = steps[0].observation.evidence
-    result = asdict(episode_result(steps, judge, INSTRUCTION, 3, 0.0, first, None, np.eye(3, 4)))
+    layout = TableLayout((TableCube("cube", "red", 0.0, 0.0, 0.0),))
+    first = steps[0].observation
+    result = asdict(episode_result(steps, judge, INSTRUCTION, 3, layout, 0, first, None, np.eye(3, 4)))
     del result["inference_ms"]
     failed = {**result, "success": False, "seed": 4, "failed": "lifted", "verdict": "FAILURE: it fell"}
     failed["failure_kind"] = "dropped"

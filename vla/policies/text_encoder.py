@@ -1,117 +1,80 @@
-"""The frozen CLIP text encoder (report sec. 2.3.2), and the cache of its embeddings."""
+"""Text encoders behind one interface, and the cache of their embeddings.
+
+Two can be had: CLIP's text tower (`vla.policies.clip_text`), the report's, and the sentence encoder all-MiniLM-L6-v2
+(`vla.policies.minilm`). Both are frozen: an instruction is encoded once, and the network learns to read the result.
+"""
 
 from __future__ import annotations
 
-import logging
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-import open_clip
-import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla.errors import UserError
-from vla.policies.weights import NO_WEIGHTS, Identity, describe, is_reachable, state_hash, untrained
+from vla.policies.clip_text import CLIP_DIM, ClipTextEncoder
+from vla.policies.minilm import MiniLM
+from vla.policies.weights import Identity, describe
 
-MODEL_NAME = "ViT-B-32"
-EMBEDDING_DIM = 512
-UNTRAINED_SEED = 0
-"""Seed of the random weights, so that an untrained encoder is the same everywhere."""
+EncoderName = Literal["clip", "minilm"]
+"""Value of a checkpoint's text identity under the key `encoder`; an identity without that key is CLIP's."""
+EMBEDDING_DIM = CLIP_DIM
+"""Width of the default encoder's embeddings."""
 
 
-class TextEncoder(nn.Module):
-    """CLIP's text transformer, frozen: strings -> (n, 512)."""
+class TextEncoder(Protocol):
+    """A frozen encoder of sentences."""
 
-    def __init__(self, clip: nn.Module, identity: Identity) -> None:
-        super().__init__()
-        del clip.visual
-        self.clip: Any = clip.eval().requires_grad_(False)
-        self.identity: Identity = {**identity, "sha256": state_hash(self.clip.state_dict())}
-        self._tokenize = open_clip.get_tokenizer(MODEL_NAME)
+    identity: Identity
+    """Which encoder this is: its name, the hash of its weights, and where they came from."""
 
-    @classmethod
-    def load(cls, source: str) -> TextEncoder:
-        """Build the encoder from an open_clip tag, a local file (OpenAI's ViT-B/32), or 'none'.
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
 
-        If the tag's weights are neither cached nor reachable, the encoder is untrained, from a fixed seed.
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(n, dim) float32 embeddings of n >= 1 texts."""
 
-        Raises:
-            UserError: an unknown tag, or a file that does not hold these weights.
-        """
-        if source == NO_WEIGHTS:
-            return cls._untrained("--clip-weights none")
-        if Path(source).is_file():
-            return cls._pretrained(source, f"file {Path(source).name}", quick_gelu=True)
-        config = open_clip.get_pretrained_cfg(MODEL_NAME, source)
-        if not config:
-            tags = open_clip.list_pretrained_tags_by_model(MODEL_NAME)
-            raise UserError(
-                f"--clip-weights {source}: neither a file nor one of open_clip's tags {tags}; use one, or 'none'"
-            )
-        repository = config.get("hf_hub", "").rstrip("/")
-        quick_gelu = bool(config.get("quick_gelu", False))
-        cached = _cached(repository)
-        if cached:
-            return cls._pretrained(cached, f"open_clip {source}", quick_gelu)
-        if not is_reachable(constants.ENDPOINT if repository else config["url"]):
-            return cls._untrained(f"no network for {source}")
-        try:
-            clip = _build(source, quick_gelu)
-        except (OSError, RuntimeError) as error:
-            return cls._untrained(f"{source} could not be downloaded: {str(error).splitlines()[0]}")
-        return cls(clip, {"source": f"open_clip {source}", "pretrained": True, "quick_gelu": quick_gelu})
 
-    @classmethod
-    def matching(cls, identity: Identity, source: str) -> TextEncoder:
-        """Build the encoder that a checkpoint was trained with; pretrained weights come from `source`.
+def load_text_encoder(name: EncoderName, clip_weights: str) -> TextEncoder:
+    """Build a text encoder by name; `clip_weights` is the source of CLIP's (`ClipTextEncoder.load`).
 
-        Raises:
-            UserError: `source` gives another encoder here, whose embeddings would mean nothing to the policy.
-        """
-        encoder = cls._untrained(identity["why"]) if not identity["pretrained"] else cls.load(source)
-        if _function(encoder.identity) != _function(identity):
-            raise UserError(
-                f"the checkpoint was trained with a text encoder that is {describe(identity)}, but here it is "
-                f"{describe(encoder.identity)}; give the same weights with --clip-weights"
-            )
-        return encoder
+    Raises:
+        UserError: its weights cannot be had here, or are others than they should be.
+    """
+    return MiniLM.load() if name == "minilm" else ClipTextEncoder.load(clip_weights)
 
-    @torch.no_grad()
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """(n, 512) float32 sentence embeddings."""
-        tokens = self._tokenize(list(texts)).to(next(self.parameters()).device)
-        embeddings: Tensor = self.clip.encode_text(tokens)
-        return embeddings.float()
 
-    @classmethod
-    def _untrained(cls, why: str) -> TextEncoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(UNTRAINED_SEED)
-            clip = _build(None, quick_gelu=True)
-        return cls(clip, untrained("the text encoder", why, UNTRAINED_SEED))
+def matching_text_encoder(identity: Identity, clip_weights: str) -> TextEncoder:
+    """Build the encoder that a checkpoint was trained with; CLIP's pretrained weights come from `clip_weights`.
 
-    @classmethod
-    def _pretrained(cls, path: str, source: str, quick_gelu: bool) -> TextEncoder:
-        try:
-            clip = _from_archive(path, quick_gelu) if _is_torchscript(path) else _build(path, quick_gelu)
-        except Exception as error:  # open_clip and torch raise various types for broken files
-            found = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{path} does not hold CLIP {MODEL_NAME} weights ({type(error).__name__}: {found}); "
-                "give another file, or 'none'"
-            ) from None
-        return cls(clip, {"source": source, "pretrained": True, "quick_gelu": quick_gelu})
+    Raises:
+        UserError: here it is another encoder, whose embeddings would mean nothing to the policy.
+    """
+    name = identity.get("encoder", "clip")
+    if name == "clip":
+        return ClipTextEncoder.matching(identity, clip_weights)
+    if name not in get_args(EncoderName):
+        raise UserError(
+            f"the checkpoint was trained with the text encoder {name!r}, but this version has only "
+            f"{', '.join(get_args(EncoderName))}; train again with: python 4_train.py"
+        )
+    encoder = MiniLM.load()
+    if encoder.identity["sha256"] != identity["sha256"]:
+        raise UserError(
+            f"the checkpoint was trained with a text encoder that is {describe(identity)}, SHA-256 "
+            f"{identity['sha256'][:12]}..., but here it is {describe(encoder.identity)}, SHA-256 "
+            f"{encoder.identity['sha256'][:12]}...; train again with: python 4_train.py"
+        )
+    return encoder
 
 
 class InstructionEmbeddings:
     """Embeddings by instruction. The encoder is loaded only when an instruction is not among the known ones."""
 
     def __init__(self, known: Mapping[str, Tensor], identity: Identity, source: str) -> None:
-        """Hold the `known` embeddings, (512,) each; `identity` and `source` are those of `TextEncoder.matching`."""
+        """Hold the `known` embeddings, (dim,) each; `identity` and `source` are those of
+        `matching_text_encoder`."""
         self._known = dict(known)
         self._identity = identity
         self._source = source
@@ -122,7 +85,7 @@ class InstructionEmbeddings:
         return instruction in self._known
 
     def __getitem__(self, instruction: str) -> Tensor:
-        """(512,) raw embedding of one instruction."""
+        """(dim,) raw embedding of one instruction."""
         if instruction not in self._known:
             if self._encoder is None:
                 self._encoder = self._load_encoder()
@@ -130,49 +93,8 @@ class InstructionEmbeddings:
         return self._known[instruction]
 
     def _load_encoder(self) -> TextEncoder:
-        return TextEncoder.matching(self._identity, self._source)
+        return matching_text_encoder(self._identity, self._source)
 
 
-def _build(pretrained: str | None, quick_gelu: bool) -> nn.Module:
-    """Build open_clip's model with the given activation.
-
-    OpenAI's weights were trained with QuickGELU. For their tag, open_clip builds GELU and only warns, and the same
-    weights would compute something else.
-    """
-    logging.getLogger().setLevel(logging.ERROR)  # hides open_clip's warning that no pretrained weights are loaded
-    return open_clip.create_model(MODEL_NAME, pretrained=pretrained, force_quick_gelu=quick_gelu)
-
-
-def _is_torchscript(path: str) -> bool:
-    """Whether a file is a TorchScript model, as OpenAI publishes its CLIP, and not a dict of weights."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _from_archive(path: str, quick_gelu: bool) -> nn.Module:
-    """Fill open_clip's model with the weights of a TorchScript archive, which have the same names."""
-    state = torch.jit.load(path, map_location="cpu").state_dict()
-    for name in ("input_resolution", "context_length", "vocab_size"):  # numbers that OpenAI stores with the weights
-        state.pop(name, None)
-    clip = _build(None, quick_gelu)
-    clip.load_state_dict(state)
-    return clip
-
-
-def _function(identity: Identity) -> tuple[str, bool]:
-    """What decides an encoder's embeddings: the hash of its weights, and whether its activation is QuickGELU.
-
-    Older checkpoints do not record the activation, which was QuickGELU.
-    """
-    return identity["sha256"], identity.get("quick_gelu", True)
-
-
-def _cached(repository: str) -> str | None:
-    """Path of a hub repository's weights in the local cache."""
-    for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
-        found = try_to_load_from_cache(repository, name) if repository else None
-        if isinstance(found, str):
-            return found
-    return None
+if TYPE_CHECKING:  # lets mypy compare the encoders with the protocol
+    _ENCODERS: tuple[TextEncoder, ...] = (ClipTextEncoder.load("none"), MiniLM.load())

@@ -12,7 +12,7 @@ import torch
 from vla.errors import UserError
 from vla.policies.checkpoint import build_model, load_checkpoint, load_parent
 from vla.policies.network import NetworkConfig, TrainableNetwork, model_architecture
-from vla.policies.text_encoder import TextEncoder
+from vla.policies.text_encoder import load_text_encoder
 from vla.policies.weights import NO_WEIGHTS, Identity, from_scratch, load_vision_weights
 from vla.sim.config import installed_versions
 from vla.training.options import TrainOptions
@@ -55,7 +55,7 @@ class RunState:
             vision_identity = from_scratch(options.recipe)
         else:
             vision_identity = load_vision_weights(network.vision, recipe.vision_weights)
-        encoder = TextEncoder.load(options.clip_weights)
+        encoder = load_text_encoder("clip", options.clip_weights)
         embeddings = encoder(instructions)
         network.fit_language(embeddings)
         return cls(network, vision_identity, encoder.identity, {"texts": instructions, "embeddings": embeddings})

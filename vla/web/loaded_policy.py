@@ -16,7 +16,7 @@ from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import build_model, load_checkpoint, provenance
 from vla.policies.devices import choose_device
 from vla.policies.network import PolicyNetwork
-from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder
+from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder, matching_text_encoder
 from vla.policies.weights import Identity
 from vla.sim.config import EnvConfig, warn_of_version_drift
 
@@ -33,12 +33,12 @@ class TextEncoders:
         """Return the encoder of that identity; it is loaded when it is first asked for.
 
         Raises:
-            UserError: `clip_weights` are another encoder's (see `TextEncoder.matching`).
+            UserError: `clip_weights` are another encoder's (see `matching_text_encoder`).
         """
         key = identity["sha256"], identity.get("quick_gelu", True)
         with self._lock:
             if key not in self._by_weights:
-                self._by_weights[key] = TextEncoder.matching(identity, self._clip_weights)
+                self._by_weights[key] = matching_text_encoder(identity, self._clip_weights)
             return self._by_weights[key]
 
 
@@ -56,7 +56,7 @@ class RecentEmbeddings(InstructionEmbeddings):
         super().__init__(self._trained, checkpoint["text_identity"], source="")
 
     def __getitem__(self, instruction: str) -> torch.Tensor:
-        """(512,) raw embedding of one instruction."""
+        """(dim,) raw embedding of one instruction."""
         with self._lock:
             embedding = super().__getitem__(instruction)
             if len(self._known) > len(self._trained) + self.KEPT:
@@ -104,7 +104,7 @@ class LoadedPolicy:
         return EnvConfig.from_env_args(self.facts["env_args"])
 
     def embedding(self, instruction: str) -> np.ndarray:
-        """(512,) raw embedding of an instruction.
+        """(dim,) raw embedding of an instruction.
 
         Raises:
             UserError: the instruction is new, and its text encoder cannot be had here.
