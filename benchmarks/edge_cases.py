@@ -139,7 +139,7 @@ def _run(sim: Simulator, case: Callable[[Director], None], seed: int) -> dict[st
     case(director)
     verdict = director.judge.verdict()
     lifted = director.evidence.height_m > director.judge.limits.min_height_m
-    target = sim.config.scene.target
+    target = sim.target_name
     return {
         "accepted": verdict.success,
         "second": rejudge(sim.model, target, director.states, np.stack(director.actions)).success,

@@ -64,7 +64,7 @@ def main(options: JudgingCostOptions) -> None:
     episode_s = time.perf_counter() - start
     assert judge.success, judge.explain()
 
-    scratch, target = mujoco.MjData(sim.model), sim.config.scene.target
+    scratch, target = mujoco.MjData(sim.model), sim.target_name
     watch = WorldWatch(sim.model, sim.data)
     watch.remember()
     seen = [copy.deepcopy(judge) for _ in range(options.repetitions)]

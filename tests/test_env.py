@@ -106,9 +106,10 @@ def test_divergence_is_reported_although_mujoco_resets_itself_without_an_error(s
         sim.step(np.zeros(7))
 
 
-def test_scene_needs_its_target_among_its_objects() -> None:
-    with pytest.raises(UserError, match="target"):
-        Scene(objects=("cube",), target="ball")
+@pytest.mark.parametrize("counts", [(), (1,), (2, 5)])
+def test_a_scene_holds_no_other_number_of_cubes(counts: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="2 to 4 cubes"):
+        Scene("cubes", counts)
 
 
 def test_seed_ranges_are_disjoint() -> None:

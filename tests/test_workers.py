@@ -37,7 +37,7 @@ def test_a_task_whose_worker_dies_is_run_again_and_given_up_the_second_time(tmp_
     ("config", "error", "words"),
     [
         (EnvConfig(robot="Nobody"), MachineError, "a simulator cannot start: .*Nobody"),
-        (EnvConfig(scene=Scene(("ball",), "ball")), UserError, "holds the object 'cube' only"),
+        (EnvConfig(scene=Scene("balls")), UserError, "no scene 'balls'; the scenes are lift and cubes"),  # type: ignore[arg-type]
     ],
 )
 def test_workers_that_cannot_start_say_why(

@@ -70,7 +70,7 @@ class Director:
         first, first_velocity = self.sim.cube_addresses()[0], self.sim.cube_velocity_addresses()[0]
         self.cube_qpos = slice(first, first + 7)  # slices, because what they select must be writable
         self.cube_qvel = slice(first_velocity, first_velocity + 6)
-        self.cube_body = self.sim.model.body(f"{self.sim.config.scene.target}_main").id
+        self.cube_body = self.sim.model.body(f"{self.sim.target_name}_main").id
 
     @property
     def evidence(self) -> Evidence:

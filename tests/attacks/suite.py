@@ -196,7 +196,7 @@ def run_honest(sim: Simulator, seed: int, video: Path | None = None) -> AttackRe
 
 def _by_states(director: Director) -> bool:
     """Whether the second judge accepts the recorded states, in the world as the episode left it."""
-    model, target = director.sim.model, director.sim.config.scene.target
+    model, target = director.sim.model, director.sim.target_name
     return rejudge(model, target, director.states, np.stack(director.actions)).success
 
 

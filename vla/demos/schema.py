@@ -22,8 +22,11 @@ from vla.files import atomic_path
 from vla.judging.evidence import MEASURED, Evidence
 from vla.judging.verdict import Judge
 from vla.sim.config import ACTION_DIM
+from vla.sim.table import TableLayout
 
 SCHEMA_VERSION = 5
+NO_TARGET = -1
+"""The attribute `target` of an episode in which no cube was to be moved."""
 
 IMAGE_CHUNK = (16, 28, 28, 3)
 """Frames, rows, columns and channels of a compressed chunk. gzip is the one strong filter that every h5py can read, and
@@ -66,6 +69,11 @@ class Demo:
     undeclared change of the world: the episode would be INVALID."""
     start_evidence: Evidence
     """Evidence of the state that the episode began in."""
+    layout: TableLayout | None = None
+    """What lay on the table at the start; None: one cube, in the scene "lift". Otherwise `observations["cubes_pos"]`,
+    (T, N, 3), has the centres of its N cubes before the action."""
+    target: int | None = 0
+    """Number of the cube in `layout` that the instruction names; None: no cube was to be moved."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -102,12 +110,19 @@ def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
     group.attrs["num_samples"] = len(demo)
     group.attrs["seed"] = demo.seed
     group.attrs["model_file"] = model_xml
+    if demo.layout is not None:
+        group.attrs["layout"] = demo.layout.to_json()
+        group.attrs["target"] = NO_TARGET if demo.target is None else demo.target
 
 
 def read_demo(group: h5py.Group) -> Demo:
     """Read all of one demonstration into memory."""
     observations = {name: data[:] for name, data in group["obs"].items() if name != "agentview_image"}
+    layout = group.attrs.get("layout")
+    target = int(group.attrs.get("target", 0))
     return Demo(
+        layout=None if layout is None else TableLayout.from_json(attribute_text(layout)),
+        target=None if target == NO_TARGET else target,
         instruction=attribute_text(group.attrs["language_instruction"]),
         seed=int(group.attrs["seed"]),
         observations=observations,

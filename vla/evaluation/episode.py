@@ -13,12 +13,13 @@ from vla.evaluation.failures import failure_kind, measure_approach
 from vla.evaluation.milestones import PHASES, count_losses, distance_m, phases_by_step
 from vla.evaluation.replay import second_look
 from vla.evaluation.video import frame_strip, video_written
-from vla.judging.evidence import Evidence
+from vla.judging.bystanders import Bystanders, judge_obedience
 from vla.judging.verdict import Judge
 from vla.policies.faults import describe_error, is_machine_fault
 from vla.sim.config import ACTION_DIM
-from vla.sim.env import Simulator
+from vla.sim.env import Observation, Simulator
 from vla.sim.rollout import Actor, Step, Trace, rollout
+from vla.sim.table import TableLayout
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,17 @@ class EpisodeResult:
     (`vla.evaluation.replay`); None where it was not asked: on the page, and where the worker process died."""
     second_doubt: str | None = None
     """Why the second judge or the replay holds the whole episode for void; None: they do not."""
+    target: int | None = 0
+    """Number of the cube that the instruction names; None: no cube was to be moved."""
+    cube_colours: list[str] = field(default_factory=list)
+    """Colour of each cube on the table (`vla.sim.table.TableLayout`); empty, as the two lists below, where the worker
+    process died."""
+    first_touched: int | None = None
+    """Number of the cube that a finger touched first; None: no finger touched one."""
+    cubes_moved_m: list[float] = field(default_factory=list)
+    """Largest distance of each cube from its first place."""
+    cubes_lifted: list[int] = field(default_factory=list)
+    """Numbers of the cubes that were more than 8 cm above the table, in the order of time."""
 
     def cube_start(self) -> str:
         """Where the cube lay at the start, in words."""
@@ -132,7 +144,7 @@ def run_episode(
     reported by a warning, and costs nothing but the video.
 
     Args:
-        sim: simulator to run in; its perturbation and placement apply.
+        sim: simulator to run in; its target, perturbation and placement apply.
         actor: policy, control or expert that acts.
         instruction: what `actor` is asked to do.
         seed: seed of the episode.
@@ -168,7 +180,9 @@ def run_episode(
         actions=np.stack(trace.actions) if trace.actions else np.zeros((0, ACTION_DIM), np.float32),
         strip=frame_strip([step.observation.image for step in steps] or [first.image]),
     )
-    result = episode_result(steps, judge, instruction, seed, trace.yaw_deg, first.evidence, push_m, sim.camera_matrix())
+    result = episode_result(
+        steps, judge, instruction, seed, trace.layout, sim.target, first, push_m, sim.camera_matrix()
+    )
     declared = list(sim.declared)
     second = second_look(sim, seed, recording.states, recording.actions)  # last, for it resets the simulator
     agree = second.agrees(result.success, result.invalid_reason is None)
@@ -217,8 +231,9 @@ def episode_result(
     judge: Judge,
     instruction: str,
     seed: int,
-    yaw_deg: float,
-    first: Evidence,
+    layout: TableLayout,
+    target: int | None,
+    first: Observation,
     push_m: float | None,
     camera_matrix: np.ndarray,
 ) -> EpisodeResult:
@@ -229,20 +244,24 @@ def episode_result(
         judge: judged these steps.
         instruction: what the actor was asked to do.
         seed: of the episode.
-        yaw_deg: the cube's angle about the vertical at the start, in [-45, 45).
-        first: evidence that the episode began with.
+        layout: what lay on the table at the start.
+        target: number of the cube that the instruction names; None: no cube was to be moved, and what is said of "the
+            cube" is true of the first one.
+        first: observation that the episode began with.
         push_m: what the push test measured; None where there was none.
         camera_matrix: (3, 4) projection of the camera, which stands still (`Simulator.camera_matrix`).
     """
-    verdict = judge.verdict()
+    valid = judge.invalid_reason is None
+    followed = Bystanders.of([first.cubes, *(step.outcome.cubes for step in steps)])
+    verdict = judge_obedience(judge.verdict(), valid, followed, target, layout.describe)
+    start = first.evidence
     outcomes = [step.outcome.evidence for step in steps]
     closing = np.array([False] + [outcome.closing_commanded for outcome in outcomes])
     reached = phases_by_step(outcomes, judge)
     times = {phase: round(outcomes[met.index(True)].time_s, 3) for phase, met in reached.items() if any(met)}
     drops, regrasps = count_losses(outcomes, judge.limits)
-    valid = judge.invalid_reason is None
-    approach = measure_approach(first, outcomes, camera_matrix)
-    path = np.array([first.gripper_pos, *(outcome.gripper_pos for outcome in outcomes)])
+    approach = measure_approach(start, outcomes, camera_matrix)
+    path = np.array([start.gripper_pos, *(outcome.gripper_pos for outcome in outcomes)])
     return EpisodeResult(
         seed=seed,
         instruction=instruction,
@@ -268,11 +287,16 @@ def episode_result(
         miss_depth_m=approach.depth_m if steps else None,
         miss_sideways_m=approach.sideways_m if steps else None,
         path_m=float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum()),
-        cube_x_m=float(first.cube_pos[0]),
-        cube_y_m=float(first.cube_pos[1]),
-        cube_yaw_deg=yaw_deg,
+        cube_x_m=float(start.cube_pos[0]),
+        cube_y_m=float(start.cube_pos[1]),
+        cube_yaw_deg=layout.cubes[target or 0].yaw_deg,
         push_m=push_m,
         inference_ms=[step.decision_ms for step in steps],
+        target=target,
+        cube_colours=[cube.colour for cube in layout.cubes],
+        first_touched=followed.first_touched,
+        cubes_moved_m=followed.moved_m.tolist(),
+        cubes_lifted=followed.lifted,
     )
 
 

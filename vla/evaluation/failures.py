@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.evaluation.milestones import APPROACHED_M, distance_m
+from vla.judging.bystanders import NOT_STILL, WRONG_OBJECT
 from vla.judging.evidence import Evidence
 from vla.judging.thresholds import Thresholds
 from vla.judging.verdict import Verdict, check
 
 FAILURE_KINDS = {
     "invalid": "the episode is INVALID: it cannot be judged, and the verdict says why",
+    "not_still": "no cube was to be moved, and one moved by more than 2 cm",
+    "wrong_object": "a cube that the instruction does not name was lifted more than 8 cm above the table",
     "dropped": "the cube was grasped, raised by more than 1 cm, and lost",
     "gripped_askew": "both fingers pressed on the cube, but not squarely: beside the middle of the pads, at a corner "
     "of it, or at an angle",
@@ -115,6 +118,8 @@ def failure_kind(
     moved_away = approach.pushed_m > PUSHED_M
     applies = {
         "invalid": not valid,
+        "not_still": verdict.failed == NOT_STILL,
+        "wrong_object": verdict.failed == WRONG_OBJECT,
         "dropped": drops > 0,
         "gripped_askew": _is_askew(outcomes, verdict.failed, limits),
         "not_held": "lifted" in phases,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 
+from vla.demos.schema import NO_TARGET
 from vla.errors import UserError
 from vla.evaluation.episode import EvaluatedEpisode
 from vla.files import atomic_path
@@ -26,8 +27,16 @@ def write_episodes(path: Path, env: EnvConfig, episodes: Sequence[EvaluatedEpiso
             group.create_dataset("states", data=episode.recording.states, compression="gzip", shuffle=True)
             group.create_dataset("actions", data=episode.recording.actions, compression="gzip", shuffle=True)
             group.attrs["seed"] = episode.result.seed
+            group.attrs["target"] = NO_TARGET if episode.result.target is None else episode.result.target
             group.attrs["success"] = episode.result.success
             group.attrs["verdict"] = episode.result.verdict
+
+
+def recorded_target(group: h5py.Group) -> int | None:
+    """Number of the cube that an episode's instruction named; None: no cube was to be moved. Older files have one cube
+    and name none."""
+    target = int(group.attrs.get("target", 0))
+    return None if target == NO_TARGET else target
 
 
 @contextmanager

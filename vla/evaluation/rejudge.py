@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vla.demos.schema import attribute_text
 from vla.errors import UserError
-from vla.evaluation.recordings import open_episodes
+from vla.evaluation.recordings import open_episodes, recorded_target
 from vla.evaluation.replay import SecondLook, second_look
 from vla.sim.config import EnvConfig, version_drift
 from vla.sim.env import Simulator
@@ -49,6 +49,7 @@ def rejudge_file(path: Path) -> list[Rejudged]:
         for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
             group = file[name]
             seed, verdict = int(group.attrs["seed"]), bool(group.attrs["success"])
+            sim.target = recorded_target(group)
             second = second_look(sim, seed, group["states"][:], group["actions"][:])
             rejudged.append(Rejudged(name, seed, verdict, attribute_text(group.attrs["verdict"]), second))
         return rejudged

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla.judging.bystanders import MOVED_M
+from vla.judging.second_bystanders import displacement
 from vla.judging.second_judge import rejudge
+from vla.judging.thresholds import Thresholds
 from vla.sim.env import SimulationDivergedError, Simulator
 
 REPLAY_SHARE = 1e-6
@@ -19,7 +22,8 @@ class SecondLook:
     """What the second judge and the replay say of an episode."""
 
     success: bool
-    """Success by the evidence of the states, which also follow from the actions."""
+    """Success by the evidence of the states, which also follow from the actions: the target was lifted and no other
+    cube; without a target, no cube was moved."""
     doubt: str | None
     """Why the whole episode is void (its start, its physics, a recording that the simulator cannot repeat), or None."""
     follows: bool
@@ -35,7 +39,7 @@ def second_look(sim: Simulator, seed: int, states: np.ndarray, actions: np.ndarr
     """Judge a recorded episode again, and repeat it.
 
     Args:
-        sim: a simulator with the scene, the perturbation and the placement of the episode; it is reset.
+        sim: a simulator with the scene, target, perturbation and placement of the episode; it is reset.
         seed: of the episode.
         states: (T + 1, n) full states (`Simulator.full_state`); none where its worker process died.
         actions: (T, 7) as executed; one more where it ended the episode and led to no state.
@@ -43,11 +47,21 @@ def second_look(sim: Simulator, seed: int, states: np.ndarray, actions: np.ndarr
     if not len(states):
         return SecondLook(False, "no state was recorded, because its worker process died", True)
     sim.reset(seed)  # the model must be that of the episode
-    opinion = rejudge(sim.model, sim.config.scene.target, states, actions)
+    opinion = rejudge(sim.model, sim.target_name, states, actions)
     if opinion.broken_rule:
         return SecondLook(False, opinion.broken_rule, True)
+    obeyed = _obeyed(sim, states) and (opinion.success or sim.target is None)
     strayed = _replay(sim, states, actions)
-    return SecondLook(opinion.success and strayed is None, strayed, strayed is None)
+    return SecondLook(obeyed and strayed is None, strayed, strayed is None)
+
+
+def _obeyed(sim: Simulator, states: np.ndarray) -> bool:
+    """Whether no cube but the target was lifted; without a target, whether none was moved."""
+    got = displacement(sim.model, [cube.body for cube in sim.layout.cubes], states)
+    if sim.target is None:
+        return bool(got.moved_m.max() <= MOVED_M)
+    others = np.arange(len(got.rise_m)) != sim.target
+    return not (got.rise_m[others] > Thresholds().min_height_m).any()
 
 
 def _replay(sim: Simulator, states: np.ndarray, actions: np.ndarray) -> str | None:

@@ -41,6 +41,8 @@ class EvalTask:
     blind: bool = False
     push: bool = False
     perturbation: Perturbation | None = None
+    target: int | None = 0
+    """Number of the cube that the instruction names (`vla.sim.table.TableLayout`); None: no cube is to be moved."""
     server: str | None = None
     """Address of the inference server that computes the policy (`vla.policies.inference_server`); None: the worker
     computes it on one CPU thread."""
@@ -51,7 +53,7 @@ class EvalTask:
 def evaluate_in_worker(task: EvalTask) -> EvaluatedEpisode:
     """Run `task` with the worker's simulator and its copy of the policy."""
     sim = simulator()
-    sim.perturbation = task.perturbation
+    sim.perturbation, sim.target = task.perturbation, task.target
     return run_episode(sim, task_actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
 
 

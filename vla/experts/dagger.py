@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vla.experts.scripted import ExpertActor
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import instruction_embeddings, load_policy
 from vla.sim.env import Observation
-from vla.sim.rollout import Decision
+from vla.sim.rollout import Actor, Decision
 
 POLICY_STEPS = (20, 100)
 """Range of the number of control steps for which the policy acts, upper end excluded; drawn for each episode."""
@@ -23,11 +22,11 @@ class DaggerActor:
     Because the expert acts last, an episode can end in a lift and pass the verdict, like any other demonstration.
     """
 
-    def __init__(self, policy: PolicyActor, expert: ExpertActor) -> None:
+    def __init__(self, policy: PolicyActor, expert: Actor) -> None:
         self._policy, self._expert = policy, expert
 
     @classmethod
-    def load(cls, checkpoint: Path, expert: ExpertActor) -> DaggerActor:
+    def load(cls, checkpoint: Path, expert: Actor) -> DaggerActor:
         """Load the policy of a checkpoint, to run on one thread of the CPU, as a simulator worker does."""
         torch.set_num_threads(1)
         device = torch.device("cpu")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vla.judging.bystanders import CubeStates
 from vla.judging.evidence import Evidence
 
 STANDARD_GRAVITY = 9.81
@@ -84,6 +86,27 @@ def measure(
         slip_spin_radps=float(np.linalg.norm(cube_spin - hand_spin)),
         other_contact=contacts.other,
         world_change=world_change,
+    )
+
+
+def measure_cubes(model: Any, data: Any, names: Sequence[str]) -> CubeStates:
+    """Measure where cubes are, and which of them a finger touches.
+
+    Args:
+        model: the `mujoco.MjModel`.
+        data: a `mujoco.MjData` after a forward pass, such as the scratch one after `measure`; it is only read.
+        names: robosuite's names of the cubes.
+    """
+    cubes = [model.geom(f"{name}_g0").id for name in names]
+    fingers = [model.geom(name).id for pair in _FINGERS.values() for name in pair]
+    pairs = data.contact.geom  # (contacts, 2)
+    touching = np.concatenate([pairs[np.isin(pairs[:, 1 - side], fingers), side] for side in (0, 1)])
+    down = np.abs(data.geom_xmat[cubes].reshape(-1, 3, 3)[:, 2])
+    lowest = data.geom_xpos[cubes, 2] - (down * model.geom_size[cubes]).sum(axis=1)
+    return CubeStates(
+        pos=data.geom_xpos[cubes].copy(),
+        height_m=lowest - _table_height(model, data),
+        touched=np.isin(cubes, touching),
     )
 
 

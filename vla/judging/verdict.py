@@ -86,7 +86,7 @@ class Verdict:
     """The verdict in one sentence, for people."""
     failed: str | None = None
     """Condition that a failure failed: one of CONDITIONS, or "settled" (the start), "valid" (the physics), "unchanged"
-    (the world), "hold" (the episode ended first). None for a success."""
+    (the world), "hold" (the episode ended first), or one of `vla.judging.bystanders`. None for a success."""
     step: int | None = None
     """Control step at which the condition failed, counted from 1; None for a condition that was never met."""
 

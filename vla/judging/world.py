@@ -84,6 +84,21 @@ class WorldWatch:
         Raises:
             ValueError: there is no such field.
         """
+        self._accept(fields)
+        self.declared = tuple(sorted({*self.declared, *fields}))
+
+    def set_up(self, *fields: str) -> None:
+        """Take the present values of these fields for those of the episode's scene, which its seed decides.
+
+        Call it after `begin`, before anything else changes them. Nothing is declared by it: the scene is no
+        perturbation.
+
+        Raises:
+            ValueError: there is no such field.
+        """
+        self._accept(fields)
+
+    def _accept(self, fields: tuple[str, ...]) -> None:
         unknown = set(fields) - set(self.fields)
         if unknown:
             raise ValueError(f"the world has no fields {sorted(unknown)}; WorldWatch.fields lists them")
@@ -97,7 +112,6 @@ class WorldWatch:
                 self._clock = self._read_clock()
             elif self._state is not None and name in self._state_views:
                 self._state[name] = self._state_views[name].tobytes()
-        self.declared = tuple(sorted({*self.declared, *fields}))
 
     def remember(self) -> None:
         """From now on only the physics may change positions, velocities and the clock."""

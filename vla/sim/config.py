@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from vla.errors import UserError
 
@@ -32,18 +32,42 @@ TEST_SEEDS = range(2_000_000, 3_000_000)
 is reported as a test."""
 
 
+CUBES = ("cube", "cube2", "cube3", "cube4")
+"""robosuite's names of the cubes: Lift's own, and those that only the scene "cubes" has."""
+SceneKind = Literal["lift", "cubes"]
+
+
 @dataclass(frozen=True)
 class Scene:
-    """The objects on the table."""
+    """What may lie on the table; the seed of an episode decides what does (`vla.sim.table`)."""
 
-    objects: tuple[str, ...] = ("cube",)
-    """robosuite's names of all objects."""
-    target: str = "cube"
-    """The object that the instruction refers to."""
+    kind: SceneKind = "lift"
+    """lift: robosuite's Lift, with one red cube. cubes: two to four cubes, of which the instruction names one."""
+    counts: tuple[int, ...] = (2, 3, 4)
+    """In the scene "cubes": the numbers of cubes on the table, equally likely."""
+    same_colour_share: float = 0.0
+    """In the scene "cubes": share of the episodes in which two cubes have the same colour."""
 
     def __post_init__(self) -> None:
-        if self.target not in self.objects:
-            raise UserError(f"the scene's target {self.target!r} is not among its objects {self.objects}")
+        if not self.counts or not set(self.counts) <= set(range(2, len(CUBES) + 1)):
+            raise UserError(f"the scene holds 2 to {len(CUBES)} cubes, got {self.counts}")
+        if not 0 <= self.same_colour_share <= 1:
+            raise UserError(
+                f"the share of scenes with two cubes of a colour lies in [0, 1], got {self.same_colour_share}"
+            )
+
+    def to_json_types(self) -> dict[str, Any]:
+        """Returns the scene for `env_args`. The scene "lift" is written as it was before there were others."""
+        if self.kind == "lift":
+            return {"objects": ["cube"], "target": "cube"}
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json_types(cls, stored: Mapping[str, Any]) -> Scene:
+        """Returns the scene that `to_json_types` wrote."""
+        if "kind" not in stored:
+            return cls()
+        return cls(stored["kind"], tuple(stored["counts"]), stored["same_colour_share"])
 
 
 @dataclass(frozen=True)
@@ -89,11 +113,11 @@ class EnvConfig:
         }
         return json.dumps(
             {
-                "env_name": "Lift",
+                "env_name": "Lift" if self.scene.kind == "lift" else "LiftCubes",
                 "env_version": version("robosuite"),
                 "type": 1,
                 "env_kwargs": kwargs,
-                "scene": dataclasses.asdict(self.scene),
+                "scene": self.scene.to_json_types(),
                 "versions": installed_versions(),
             }
         )
@@ -103,7 +127,6 @@ class EnvConfig:
         """Returns the configuration that `to_env_args` wrote."""
         stored: Mapping[str, Any] = json.loads(env_args)
         kwargs = stored["env_kwargs"]
-        scene = stored["scene"]
         return cls(
             robot=kwargs["robots"],
             camera=kwargs["camera_names"][0],
@@ -111,7 +134,7 @@ class EnvConfig:
             control_freq_hz=kwargs["control_freq"],
             horizon_steps=kwargs["horizon"],
             model_seed=kwargs["seed"],
-            scene=Scene(tuple(scene["objects"]), scene["target"]),
+            scene=Scene.from_json_types(stored["scene"]),
         )
 
 

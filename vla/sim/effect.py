@@ -27,6 +27,10 @@ class PerturbableSimulator(Protocol):
     def data(self) -> Any:
         """The live `mujoco.MjData`."""
 
+    @property
+    def target_name(self) -> str:
+        """robosuite's name of the target."""
+
     def evidence(self) -> Evidence:
         """Evidence of the present state."""
 

@@ -1,4 +1,4 @@
-"""The simulator: robosuite's Lift behind a small interface. No other module imports robosuite.
+"""The simulator: robosuite's Lift behind a small interface. No other package imports robosuite.
 
 robosuite and mujoco are imported when a `Simulator` is made, not with this module: mujoco reads `MUJOCO_GL` at import,
 and `vla.sim.gl.select_backend` has to set that variable first.
@@ -10,20 +10,22 @@ import atexit
 import importlib
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from vla.errors import UserError
+from vla.judging.bystanders import CubeStates
 from vla.judging.evidence import Evidence
-from vla.judging.measurement import measure
+from vla.judging.measurement import measure, measure_cubes
 from vla.judging.push_test import push_test
 from vla.judging.verdict import Judge
 from vla.judging.world import CLOCK, WorldWatch
 from vla.sim import gl
-from vla.sim.config import ACTION_DIM, EnvConfig, Placement
+from vla.sim.config import ACTION_DIM, CUBES, EnvConfig, Placement
 from vla.sim.effect import Effect, EpisodeChange
+from vla.sim.table import COLOURS, TableCube, TableLayout, table_layout
 
 
 class SimulationDivergedError(Exception):
@@ -46,6 +48,8 @@ class Observation:
     """(4,) orientation of the hand in the world frame, x y z w (robosuite's order)."""
     gripper_qpos: np.ndarray
     """(2,) finger joint positions, metres."""
+    cubes: CubeStates = field(default_factory=CubeStates)
+    """All cubes on the table, in the order of `Simulator.layout`; privileged, as the evidence."""
 
     @property
     def eef_pos(self) -> np.ndarray:
@@ -78,11 +82,9 @@ class Simulator:
         import robosuite
 
         self.config = config or EnvConfig()
-        if self.config.scene.objects != ("cube",):
-            raise UserError(f"Lift holds the object 'cube' only, the scene asks for {self.config.scene.objects}")
         self._mujoco = mujoco
         self._env = robosuite.make(
-            "Lift",
+            self._environment(),
             robots=self.config.robot,
             controller_configs=robosuite.load_composite_controller_config(controller="BASIC", robot=self.config.robot),
             control_freq=self.config.control_freq_hz,
@@ -115,6 +117,9 @@ class Simulator:
         """Changes every episode from the next reset on."""
         self.placement: Placement | None = None
         """Place of the cube instead of the seed's, from the next reset on."""
+        self.layout = TableLayout(())
+        """What lay on the table when the present episode began."""
+        self._target: int | None = 0
         self._effect: Effect | None = None
         self._undo = ExitStack()
         self._step = 0
@@ -129,14 +134,42 @@ class Simulator:
         """The live `mujoco.MjData`. After `step`, positions of bodies lag its `qpos` by a substep."""
         return self._env.sim.data._data
 
+    @property
+    def target(self) -> int | None:
+        """Number of the cube in `layout` that the instruction names; None: no cube is to be moved.
+
+        Evidence, reward, robosuite's check and push test are about it; without a target, about the first cube. It may
+        be set at any time, takes effect at once, and stays over resets.
+        """
+        return self._target
+
+    @target.setter
+    def target(self, number: int | None) -> None:
+        if number is not None and not 0 <= number < len(self._names):
+            raise ValueError(f"the scene {self.config.scene.kind!r} has {len(self._names)} cubes, no number {number}")
+        self._target = number
+        self._evidence = None
+        if self.config.scene.kind == "cubes":
+            self._env.aim(number or 0)
+
+    @property
+    def target_name(self) -> str:
+        """robosuite's name of the target; of the first cube where there is none."""
+        return self._names[self._target or 0]
+
     def close(self) -> None:
         """Release the GL context."""
         self._release.close()
 
     def reset(self, seed: int) -> Observation:
-        """Begin the episode of `seed`. The same seed gives the same episode, in any process."""
+        """Begin the episode of `seed`. The same seed gives the same episode, in any process.
+
+        Raises:
+            UserError: the scene of the seed has no cube number `target`, or `placement` is given in the scene "cubes".
+        """
         self._undo.close()
         self._watch.begin()
+        drawn = self._draw_layout(seed)
         self._effect = None if self.perturbation is None else self.perturbation.apply(self, seed, self._undo)
         self._step = 0
         # robosuite uses only these two generators; np.random.seed() has no effect on it.
@@ -144,9 +177,13 @@ class Simulator:
         self._env.reset()
         self._closing_commanded = False
         self._evidence = None
-        if self.placement is not None:
-            self._place(self.placement)
-        self._lay_down()
+        if drawn is None:
+            if self.placement is not None:
+                self._place(self.placement)
+            self._lay_down()
+        else:
+            self._lay_out(drawn)
+        self.layout = drawn or self._lift_layout()
         if self._effect is not None:
             self._effect.after_reset(self)
             self._env.sim.forward()
@@ -197,6 +234,7 @@ class Simulator:
             evidence=evidence,
             eef_quat=np.array(robot._hand_quat["right"] if isinstance(robot._hand_quat, dict) else robot._hand_quat),
             gripper_qpos=self.data.qpos[self._gripper_addresses()].copy(),
+            cubes=self._cubes,
         )
 
     def evidence(self) -> Evidence:
@@ -204,8 +242,9 @@ class Simulator:
         if self._evidence is None:
             change = self._watch.check(self.model, self.data)
             self._evidence = measure(
-                self.model, self.data, self._scratch, self.config.scene.target, self._closing_commanded, change
+                self.model, self.data, self._scratch, self.target_name, self._closing_commanded, change
             )
+            self._cubes = measure_cubes(self.model, self._scratch, [cube.body for cube in self.layout.cubes])
         return self._evidence
 
     def declare(self, *fields: str) -> None:
@@ -257,7 +296,7 @@ class Simulator:
 
     def target_yaw_deg(self) -> float:
         """Returns the cube's angle about the vertical, in [-45, 45): it looks the same after a quarter turn."""
-        x_axis = self.data.geom(f"{self.config.scene.target}_g0").xmat.reshape(3, 3)[:, 0]
+        x_axis = self.data.geom(f"{self.target_name}_g0").xmat.reshape(3, 3)[:, 0]
         return float((np.degrees(np.arctan2(x_axis[1], x_axis[0])) + 45) % 90 - 45)
 
     def full_state(self) -> np.ndarray:
@@ -273,7 +312,7 @@ class Simulator:
 
     def push_test(self) -> float:
         """Returns how far pushes move the cube in the gripper, metres (`vla.judging.push_test`); changes nothing."""
-        return push_test(self.model, self.data, self._scratch, self.config.scene.target)
+        return push_test(self.model, self.data, self._scratch, self.target_name)
 
     def set_state(self, state: np.ndarray, closing_commanded: bool = False) -> None:
         """Set a recorded state, as `state` returns it; the controller's internal state is not part of it."""
@@ -312,6 +351,54 @@ class Simulator:
         matrix: np.ndarray = intrinsic @ to_camera
         return matrix
 
+    def _environment(self) -> str:
+        """robosuite's name of the task that holds the scene."""
+        kind = self.config.scene.kind
+        if kind == "lift":
+            self._names = CUBES[:1]
+            return "Lift"
+        if kind == "cubes":
+            importlib.import_module("vla.sim.lift_cubes")
+            self._names = CUBES
+            return "LiftCubes"
+        raise UserError(f"there is no scene {kind!r}; the scenes are lift and cubes")
+
+    def _draw_layout(self, seed: int) -> TableLayout | None:
+        """Draw and colour the cubes of the scene "cubes"; None in the scene "lift", where robosuite places the cube."""
+        if self.config.scene.kind == "lift":
+            if self._target:
+                raise UserError(f"the scene lift has one cube, no number {self._target}")
+            return None
+        if self.placement is not None:
+            raise UserError("the scene cubes draws the places of its cubes itself; place the cube with --scene lift")
+        layout = table_layout(self.config.scene, seed)
+        if self._target is not None and self._target >= len(layout.cubes):
+            raise UserError(f"the scene of seed {seed} has {len(layout.cubes)} cubes, no number {self._target}")
+        colours = {cube.body: COLOURS[cube.colour] for cube in layout.cubes}
+        for name in CUBES:
+            geom = self.model.geom(f"{name}_g0_vis")
+            geom.matid[:] = -1
+            geom.rgba[:3] = colours.get(name, (0.5, 0.5, 0.5))
+        self._watch.set_up("geom_matid", "geom_rgba")
+        return layout
+
+    def _lay_out(self, layout: TableLayout) -> None:
+        """Lay the cubes on the table. The others stay where the model has them, out of the way."""
+        table = self.model.geom("table_collision").id
+        top_m = self.data.geom_xpos[table][2] + self.model.geom_size[table][2]
+        for cube in layout.cubes:
+            height_m = self.model.geom(f"{cube.body}_g0").size[2]
+            half = np.radians(cube.yaw_deg) / 2
+            pose = [cube.x_m, cube.y_m, top_m + height_m, np.cos(half), 0.0, 0.0, np.sin(half)]
+            self.data.qpos[self._pose_addresses(cube.body)] = pose
+        self._env.sim.forward()
+        self._evidence = None
+
+    def _lift_layout(self) -> TableLayout:
+        """The layout of the scene "lift": the cube, where it lies now."""
+        x, y = self.data.qpos[self.cube_addresses()[:2]]
+        return TableLayout((TableCube(CUBES[0], "red", float(x), float(y), self.target_yaw_deg()),))
+
     def _place(self, placement: Placement) -> None:
         cube = self.cube_addresses()
         self.data.qpos[cube[:2]] = placement.x_m, placement.y_m
@@ -334,16 +421,25 @@ class Simulator:
         return list(self._env.robots[0]._ref_joint_pos_indexes)
 
     def cube_addresses(self) -> np.ndarray:
-        """Returns the indices of the cube in `data.qpos`, (7,): three for its position, four for its orientation
+        """Returns the indices of the target in `data.qpos`, (7,): three for its position, four for its orientation
         (w x y z)."""
-        return int(self.model.joint(f"{self.config.scene.target}_joint0").qposadr[0]) + np.arange(7)
+        return self._pose_addresses(self.target_name)
+
+    def _pose_addresses(self, name: str) -> np.ndarray:
+        return int(self.model.joint(f"{name}_joint0").qposadr[0]) + np.arange(7)
 
     def cube_velocity_addresses(self) -> np.ndarray:
-        """Returns the indices of the cube in `data.qvel`, (6,): three linear, three angular."""
-        return int(self.model.joint(f"{self.config.scene.target}_joint0").dofadr[0]) + np.arange(6)
+        """Returns the indices of the target in `data.qvel`, (6,): three linear, three angular."""
+        return int(self.model.joint(f"{self.target_name}_joint0").dofadr[0]) + np.arange(6)
 
     def placement_sampler(self) -> Any:
-        """Returns robosuite's sampler of the cube's initial place, with `x_range` and `y_range` in metres."""
+        """Returns robosuite's sampler of the cube's initial place, with `x_range` and `y_range` in metres.
+
+        Raises:
+            UserError: the scene is "cubes", whose places it does not draw.
+        """
+        if self.config.scene.kind == "cubes":
+            raise UserError("the scene cubes draws the places of its cubes itself; place the cube with --scene lift")
         return self._env.placement_initializer
 
     def _gripper_addresses(self) -> list[int]:

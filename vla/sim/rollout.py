@@ -11,6 +11,7 @@ import numpy as np
 
 from vla.judging.verdict import Judge
 from vla.sim.env import Observation, SimulationDivergedError, Simulator
+from vla.sim.table import TableLayout
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Trace:
 
     first: Observation | None = None
     """Observation that the episode began with."""
-    yaw_deg: float = 0.0
-    """Angle of the cube about the vertical at the beginning, in [-45, 45)."""
+    layout: TableLayout = field(default_factory=lambda: TableLayout(()))
+    """What lay on the table at the beginning."""
     states: list[np.ndarray] = field(default_factory=list)
     """Full states (`Simulator.full_state`): at the start, and after each action."""
     actions: list[np.ndarray] = field(default_factory=list)
@@ -80,7 +81,7 @@ def rollout(
     lie still at the beginning.
 
     Args:
-        sim: the simulator.
+        sim: the simulator; its target, perturbation and placement apply.
         actor: chooses the actions.
         instruction: given to the actor.
         seed: seed of the episode, for the simulator and the actor.
@@ -90,7 +91,7 @@ def rollout(
     """
     trace = trace or Trace()
     observation = sim.reset(seed)
-    trace.first, trace.yaw_deg = observation, sim.target_yaw_deg()
+    trace.first, trace.layout = observation, sim.layout
     trace.states.append(sim.full_state())
     judge.start(observation.evidence)
     if judge.invalid_reason is not None:

@@ -59,14 +59,14 @@ class CubeColour(Effect):
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
         hue = self.size / 360 * self.rng.choice([-1, 1])
-        _paint(sim, f"{sim.config.scene.target}_g0_vis", np.array(colorsys.hsv_to_rgb(hue % 1, 0.85, 0.65)))
+        _paint(sim, f"{sim.target_name}_g0_vis", np.array(colorsys.hsv_to_rgb(hue % 1, 0.85, 0.65)))
 
 
 class CubeSize(Effect):
     """The cube's edges are longer or shorter by the share `size`; its mass stays."""
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
-        resize_cube(sim.model, sim.config.scene.target, 1 + self.size * self.rng.choice([-1, 1]))
+        resize_cube(sim.model, sim.target_name, 1 + self.size * self.rng.choice([-1, 1]))
         sim.declare(*SIZE_FIELDS)
 
 
@@ -74,7 +74,7 @@ class CubeMass(Effect):
     """The cube's mass is multiplied or divided by `size`."""
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
-        scale_mass(sim.model, sim.config.scene.target, self.size ** float(self.rng.choice([-1, 1])))
+        scale_mass(sim.model, sim.target_name, self.size ** float(self.rng.choice([-1, 1])))
         sim.declare(*MASS_FIELDS)
 
 
@@ -82,7 +82,7 @@ class Friction(Effect):
     """The friction between cube and fingers is multiplied or divided by `size`."""
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
-        scale_friction(sim.model, sim.config.scene.target, self.size ** float(self.rng.choice([-1, 1])))
+        scale_friction(sim.model, sim.target_name, self.size ** float(self.rng.choice([-1, 1])))
         sim.declare(*FRICTION_FIELDS)
 
 

@@ -113,7 +113,7 @@ class EpisodeRunner:
 def _steps(simulator: SimulatorProcess, episode: LiveEpisode, mailbox: Mailbox) -> Iterator[StepView]:
     """Run an episode in `simulator`, with what its visitor does to it; yields each step."""
     start = simulator.start_episode(episode.task, episode.placement)
-    episode.cube_yaw_deg = start.cube_yaw_deg
+    episode.layout = start.layout
     while not mailbox.stopped:
         # The first step sets the task's own instruction, so messages wait for the second one.
         intervention = _intervention(episode, mailbox) if episode.steps else Intervention()

@@ -14,6 +14,7 @@ from vla.evaluation.milestones import PHASES
 from vla.evaluation.task import EvalTask
 from vla.judging.verdict import Judge
 from vla.sim.config import Placement
+from vla.sim.table import TableLayout
 from vla.web import live_view
 from vla.web.curves import draw_curves
 from vla.web.messages import StepView
@@ -32,8 +33,8 @@ class LiveEpisode:
     """Where the visitor put the cube; None: where the seed puts it."""
     steps: list[StepView] = field(default_factory=list)
     judge: Judge = field(default_factory=Judge)
-    cube_yaw_deg: float = 0.0
-    """The cube's angle about the vertical at the start, in [-45, 45)."""
+    layout: TableLayout = field(default_factory=lambda: TableLayout(()))
+    """What lay on the table at the start; set when the episode has begun."""
     furthest_phase: str = "none"
     """The furthest of `vla.evaluation.milestones.PHASES` so far."""
     instructions: list[str] = field(default_factory=list)
@@ -107,5 +108,7 @@ class LiveEpisode:
 
     def _result(self, views: Sequence[StepView]) -> EpisodeResult:
         steps, task = [view.step for view in views], self.task
-        first, camera = steps[0].observation.evidence, views[0].camera_matrix
-        return episode_result(steps, self.judge, task.instruction, task.seed, self.cube_yaw_deg, first, None, camera)
+        first, camera = steps[0].observation, views[0].camera_matrix
+        return episode_result(
+            steps, self.judge, task.instruction, task.seed, self.layout, task.target, first, None, camera
+        )

@@ -10,6 +10,7 @@ import numpy as np
 from vla.judging.verdict import Judge
 from vla.sim.config import Placement
 from vla.sim.rollout import Step
+from vla.sim.table import TableLayout
 
 if TYPE_CHECKING:  # it imports torch, for which the page does not wait before it starts the simulator's process
     from vla.evaluation.task import EvalTask
@@ -36,7 +37,7 @@ class ViewRequest:
 
 @dataclass(frozen=True)
 class EpisodeRequest:
-    """Start an episode. The answer is the cube's angle about the vertical, in degrees."""
+    """Start an episode. The answer is the `TableLayout` that it begins with."""
 
     task: EvalTask
     placement: Placement | None = None
@@ -72,8 +73,8 @@ class EpisodeStart:
 
     number: int
     """Identifies the episode in later step requests."""
-    cube_yaw_deg: float
-    """The cube's angle about the vertical, in [-45, 45)."""
+    layout: TableLayout
+    """What lies on the table."""
 
 
 @dataclass(frozen=True)
@@ -90,4 +91,4 @@ class StepView:
 
 
 Request = ViewRequest | EpisodeRequest | StepRequest
-Answer = CameraView | float | StepView | Judge
+Answer = CameraView | TableLayout | StepView | Judge

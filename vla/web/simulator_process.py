@@ -86,8 +86,8 @@ class SimulatorProcess:
         """
         with self._lock:
             self._episode_number += 1
-            cube_yaw_deg = self._ask_running_process(EpisodeRequest(task, placement))
-            return EpisodeStart(self._episode_number, cube_yaw_deg)
+            layout = self._ask_running_process(EpisodeRequest(task, placement))
+            return EpisodeStart(self._episode_number, layout)
 
     def step(self, episode_number: int, intervention: Intervention) -> StepView | Judge:
         """Run the next step of an episode; returns the final judge when the episode has ended.

@@ -19,6 +19,7 @@ from vla.policies.actor import PolicyActor
 from vla.sim.config import EnvConfig
 from vla.sim.env import Simulator
 from vla.sim.rollout import Actor, Step, rollout
+from vla.sim.table import TableLayout
 from vla.sim.workers import die_with_parent
 from vla.web.messages import (
     Answer,
@@ -81,7 +82,7 @@ class SimulatorServer:
 
     def _start_view(self, request: ViewRequest) -> CameraView:
         self._steps = iter(())
-        self._sim.perturbation, self._sim.placement = None, request.placement
+        self._sim.perturbation, self._sim.placement, self._sim.target = None, request.placement, 0
         obs = self._sim.reset(request.seed)
         return CameraView(
             image=obs.image,
@@ -91,14 +92,18 @@ class SimulatorServer:
             cube_yaw_deg=self._sim.target_yaw_deg(),
         )
 
-    def _start_episode(self, request: EpisodeRequest) -> float:
+    def _start_episode(self, request: EpisodeRequest) -> TableLayout:
         task = request.task
-        self._sim.perturbation, self._sim.placement = task.perturbation, request.placement
+        self._sim.perturbation, self._sim.placement, self._sim.target = (
+            task.perturbation,
+            request.placement,
+            task.target,
+        )
         self._judge, self._actor = Judge(), task_actor(task)
         self._steps = rollout(self._sim, self._actor, task.instruction, task.seed, task.max_steps, self._judge)
         self._push_rng = np.random.default_rng([task.seed, 7])
         self._sim.reset(task.seed)
-        return self._sim.target_yaw_deg()
+        return self._sim.layout
 
     def _step(self, intervention: Intervention) -> StepView | Judge:
         if intervention.push:
