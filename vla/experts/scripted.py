@@ -100,7 +100,7 @@ class ExpertActor:
         if self._detour is None:
             self._detour = self._next_detour(evidence)
         if self._detour is not None:
-            executed = self._detour.action(evidence, obs.eef_quat)
+            executed = self._detour.action(evidence, obs.eef_quat, _others(obs))
             self._detour = self._detour.next()
             return Decision(executed, label, self.phase, source="detour")
         if self.config.noise_std > 0 and label[-1] < 0:
@@ -192,6 +192,30 @@ _AROUND_CUBE = np.array([[-0.10, 0.15], [-0.10, 0.10], [0.01, 0.18]])
 """As _NEAR_CUBE, further away; each is used half of the time."""
 
 
+_CLEARANCE_M = np.array([0.06, 0.10])
+"""Distances of the grip site from a cube's centre, in x and in y, within which a low hand may touch the cube. The open
+fingers reach 5.5 cm to either side in y, tilted ones further; a cube's corner is 3 cm from its centre."""
+_CLEAR_HEIGHT_M = 0.06
+"""Height of the grip site above a cube's centre from which on a tilted hand passes over the cube."""
+
+
+def _others(obs: Observation) -> np.ndarray:
+    """Centres of the cubes that are not the target, (n, 3) metres."""
+    others: np.ndarray = obs.cubes.pos[np.linalg.norm(obs.cubes.pos - obs.evidence.cube_pos, axis=1) > 0.01]
+    return others
+
+
+def _clear_of(others: np.ndarray, target: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+    """Where to move instead of to `target`, (3,) metres: above cubes that are near it, and first up beside a cube."""
+    for cube in others:
+        clear_m = cube[2] + _CLEAR_HEIGHT_M
+        if gripper[2] < clear_m and (np.abs(gripper - cube)[:2] < _CLEARANCE_M).all():
+            return np.array([*gripper[:2], clear_m + 0.01])
+        if (np.abs(target - cube)[:2] < _CLEARANCE_M).all():
+            target = np.array([*target[:2], max(target[2], clear_m)])
+    return target
+
+
 @dataclass(frozen=True)
 class _Detour:
     """What is left of a deliberate mistake."""
@@ -204,12 +228,11 @@ class _Detour:
     closed_steps: int
     """Number of steps at the end for which the fingers close."""
 
-    def action(self, e: Evidence, eef_quat: np.ndarray) -> np.ndarray:
-        """Action, (7,), of this step."""
+    def action(self, e: Evidence, eef_quat: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Action, (7,), of this step; it keeps clear of other cubes, whose centres are (n, 3) metres."""
         closing = self.steps_left <= self.closed_steps
-        return _command(
-            self.target - e.gripper_pos, self.tilt + upright_turn(eef_quat), GRIPPER_CLOSE if closing else GRIPPER_OPEN
-        )
+        move = _clear_of(others, self.target, e.gripper_pos) - e.gripper_pos
+        return _command(move, self.tilt + upright_turn(eef_quat), GRIPPER_CLOSE if closing else GRIPPER_OPEN)
 
     def next(self) -> _Detour | None:
         """The detour after this step, or None at its end."""

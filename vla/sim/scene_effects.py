@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from vla.errors import UserError
 from vla.sim.effect import Effect, PerturbableSimulator
 from vla.sim.model_edits import FRICTION_FIELDS, MASS_FIELDS, SIZE_FIELDS, resize_cube, scale_friction, scale_mass
 
@@ -58,6 +59,8 @@ class CubeColour(Effect):
     """The cube's hue is `size` degrees away from red, to either side."""
 
     def before_reset(self, sim: PerturbableSimulator, undo: ExitStack) -> None:
+        if sim.config.scene.kind == "cubes":
+            raise UserError("in the scene cubes the instruction names a colour; perturb cube-colour with --scene lift")
         hue = self.size / 360 * self.rng.choice([-1, 1])
         _paint(sim, f"{sim.target_name}_g0_vis", np.array(colorsys.hsv_to_rgb(hue % 1, 0.85, 0.65)))
 

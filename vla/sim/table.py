@@ -88,8 +88,10 @@ def table_layout(scene: Scene, seed: int) -> TableLayout:
 
 def _places(rng: np.random.Generator, count: int) -> np.ndarray:
     """Draw the centres of `count` cubes until no two are too near to each other, (count, 2) metres."""
-    near = np.triu_indices(count, 1)
-    while True:
-        places = rng.uniform(-np.array(HALF_AREA_M), HALF_AREA_M, (count, 2))
-        if np.linalg.norm(places[near[0]] - places[near[1]], axis=1).min() >= APART_M:
-            return places
+    one, other = np.triu_indices(count, 1)
+    while True:  # many at a time: of four cubes, one draw in hundreds will do
+        places = rng.uniform(-np.array(HALF_AREA_M), HALF_AREA_M, (256, count, 2))
+        apart = np.linalg.norm(places[:, one] - places[:, other], axis=2).min(axis=1) >= APART_M
+        if apart.any():
+            first: np.ndarray = places[np.argmax(apart)]
+            return first
