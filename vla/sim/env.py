@@ -25,7 +25,8 @@ from vla.judging.world import CLOCK, WorldWatch
 from vla.sim import gl
 from vla.sim.config import ACTION_DIM, CUBES, EnvConfig, Placement
 from vla.sim.effect import Effect, EpisodeChange
-from vla.sim.table import COLOURS, TableCube, TableLayout, table_layout
+from vla.sim.table import TableCube, TableLayout, table_layout
+from vla.sim.table_setup import COLOUR_FIELDS, colour_cubes, environment_of, lay_out, pose_addresses
 
 
 class SimulationDivergedError(Exception):
@@ -83,8 +84,9 @@ class Simulator:
 
         self.config = config or EnvConfig()
         self._mujoco = mujoco
+        task, self._names = environment_of(self.config.scene)
         self._env = robosuite.make(
-            self._environment(),
+            task,
             robots=self.config.robot,
             controller_configs=robosuite.load_composite_controller_config(controller="BASIC", robot=self.config.robot),
             control_freq=self.config.control_freq_hz,
@@ -182,7 +184,8 @@ class Simulator:
                 self._place(self.placement)
             self._lay_down()
         else:
-            self._lay_out(drawn)
+            lay_out(self.model, self.data, drawn)
+            self._env.sim.forward()
         self.layout = drawn or self._lift_layout()
         if self._effect is not None:
             self._effect.after_reset(self)
@@ -351,18 +354,6 @@ class Simulator:
         matrix: np.ndarray = intrinsic @ to_camera
         return matrix
 
-    def _environment(self) -> str:
-        """robosuite's name of the task that holds the scene."""
-        kind = self.config.scene.kind
-        if kind == "lift":
-            self._names = CUBES[:1]
-            return "Lift"
-        if kind == "cubes":
-            importlib.import_module("vla.sim.lift_cubes")
-            self._names = CUBES
-            return "LiftCubes"
-        raise UserError(f"there is no scene {kind!r}; the scenes are lift and cubes")
-
     def _draw_layout(self, seed: int) -> TableLayout | None:
         """Draw and colour the cubes of the scene "cubes"; None in the scene "lift", where robosuite places the cube."""
         if self.config.scene.kind == "lift":
@@ -374,25 +365,9 @@ class Simulator:
         layout = table_layout(self.config.scene, seed)
         if self._target is not None and self._target >= len(layout.cubes):
             raise UserError(f"the scene of seed {seed} has {len(layout.cubes)} cubes, no number {self._target}")
-        colours = {cube.body: COLOURS[cube.colour] for cube in layout.cubes}
-        for name in CUBES:
-            geom = self.model.geom(f"{name}_g0_vis")
-            geom.matid[:] = -1
-            geom.rgba[:3] = colours.get(name, (0.5, 0.5, 0.5))
-        self._watch.set_up("geom_matid", "geom_rgba")
+        colour_cubes(self.model, layout)
+        self._watch.set_up(*COLOUR_FIELDS)
         return layout
-
-    def _lay_out(self, layout: TableLayout) -> None:
-        """Lay the cubes on the table. The others stay where the model has them, out of the way."""
-        table = self.model.geom("table_collision").id
-        top_m = self.data.geom_xpos[table][2] + self.model.geom_size[table][2]
-        for cube in layout.cubes:
-            height_m = self.model.geom(f"{cube.body}_g0").size[2]
-            half = np.radians(cube.yaw_deg) / 2
-            pose = [cube.x_m, cube.y_m, top_m + height_m, np.cos(half), 0.0, 0.0, np.sin(half)]
-            self.data.qpos[self._pose_addresses(cube.body)] = pose
-        self._env.sim.forward()
-        self._evidence = None
 
     def _lift_layout(self) -> TableLayout:
         """The layout of the scene "lift": the cube, where it lies now."""
@@ -423,10 +398,7 @@ class Simulator:
     def cube_addresses(self) -> np.ndarray:
         """Returns the indices of the target in `data.qpos`, (7,): three for its position, four for its orientation
         (w x y z)."""
-        return self._pose_addresses(self.target_name)
-
-    def _pose_addresses(self, name: str) -> np.ndarray:
-        return int(self.model.joint(f"{name}_joint0").qposadr[0]) + np.arange(7)
+        return pose_addresses(self.model, self.target_name)
 
     def cube_velocity_addresses(self) -> np.ndarray:
         """Returns the indices of the target in `data.qvel`, (6,): three linear, three angular."""

@@ -5,6 +5,8 @@ Imported by `vla.sim.env` when a simulator of this scene is made; the import reg
 
 from __future__ import annotations
 
+from typing import Any
+
 from robosuite.environments.manipulation.lift import Lift
 from robosuite.models.objects import BoxObject
 from robosuite.utils.mjcf_utils import array_to_string
@@ -20,6 +22,9 @@ class LiftCubes(Lift):  # type: ignore[misc]  # robosuite has no types
 
     Each further cube begins on the floor behind the camera; the simulator lays those of an episode on the table.
     """
+
+    cube: Any
+    """The target: Lift's own cube, until `aim` is called."""
 
     def _load_model(self) -> None:
         super()._load_model()
