@@ -18,7 +18,6 @@ from vla.policies.grammar import (
     PLACE_MARGIN_M,
     PLACES,
     Kind,
-    Listener,
     Meaning,
     category,
     counterfactuals,
@@ -27,6 +26,7 @@ from vla.policies.grammar import (
     resolve,
     wordings,
 )
+from vla.policies.listener import Listener
 from vla.policies.wordings import HELD_OUT_PAIRS, HELD_OUT_WORDS, SPLITS
 from vla.sim.config import Scene
 from vla.sim.env import Simulator
@@ -229,8 +229,18 @@ def _assert_even(*counts: int) -> None:
 
 
 def test_the_nearest_wording_of_training_is_heard() -> None:
-    listener = Listener(["Lift the red cube", "Do nothing", "Pick up the cube"], np.array([[2, 0], [0, 1], [-1, 0]]))
-    heard = listener.hear(np.array([3.0, 4.0]))
-    assert (heard.wording, heard.meaning) == ("Do nothing", Meaning("nothing"))
-    assert heard.similarity == pytest.approx(0.8)
-    assert listener.hear(np.array([-1.0, 0.0])).meaning is None  # one of the eight instructions of the scene "lift"
+    """Verbs lie far apart here (first number), colours near to each other (second): the colour decides."""
+    texts = ["Lift the red cube", "Grab the red cube", "Lift the green cube", "Grab the green cube"]
+    listener = Listener(texts, np.array([[4.0, 0.1], [-4.0, 0.1], [4.0, -0.1], [-4.0, -0.1]]))
+    said = np.array([0.5, -0.1])
+    heard = listener.hear(said)
+    assert (heard.wording, heard.meaning) == ("Lift the green cube", Meaning("colour", "green"))
+    assert listener.hear(np.array([4.0, 0.1])).similarity == pytest.approx(1)
+    assert -1 <= listener.hear(np.array([0.0, 3.0])).similarity < 1
+
+
+def test_wordings_without_a_meaning_are_heard_too() -> None:
+    """As the eight of the scene "lift"."""
+    listener = Listener(["Pick up the cube", "Lift the object above the table"], np.array([[1.0, 0.0], [0.0, 1.0]]))
+    heard = listener.hear(np.array([0.9, 0.2]))
+    assert (heard.wording, heard.meaning) == ("Pick up the cube", None)

@@ -197,32 +197,6 @@ def meaning_of(text: str) -> Meaning | None:
     return _meanings_by_text().get(_plain(text))
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What a policy heard: the wording of its training that is nearest to what was said."""
-
-    wording: str
-    meaning: Meaning | None
-    """None: the wording is not of this grammar, as the eight of the scene "lift"."""
-    similarity: float
-    """Cosine of the two embeddings, in [-1, 1]; 1: the same words, as far as the text encoder can tell."""
-
-
-class Listener:
-    """Finds the nearest of the wordings that a policy was trained with."""
-
-    def __init__(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
-        """Hold the wordings and their embeddings, (n, dim); a checkpoint stores both under `language`."""
-        self._texts = tuple(texts)
-        self._embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-
-    def hear(self, embedding: np.ndarray) -> Heard:
-        """The wording nearest to an embedding, (dim,), of the same text encoder."""
-        similarities = self._embeddings @ (embedding / np.linalg.norm(embedding))
-        index = int(similarities.argmax())
-        return Heard(self._texts[index], meaning_of(self._texts[index]), float(similarities[index]))
-
-
 def _at_place(place: Place, cubes: Sequence[TableCube], among: Sequence[int]) -> int | None:
     """The cube that is farthest to a side, among several; None: there is none, or by less than the margin."""
     coordinate, sign = _AXES[place]

@@ -45,32 +45,42 @@ NOUNS: Words = {
     True: ("block", "box", "brick"),
 }
 COLOURS: dict[str, Words] = {
-    "red": {False: ("red", "scarlet"), True: ("crimson", "ruby")},
-    "green": {False: ("green", "emerald"), True: ("lime", "olive")},
-    "blue": {False: ("blue", "navy"), True: ("azure", "sapphire")},
-    "yellow": {False: ("yellow", "lemon"), True: ("golden", "canary")},
+    "red": {False: ("red", "scarlet"), True: ("crimson",)},
+    "green": {False: ("green", "emerald"), True: ("lime",)},
+    "blue": {False: ("blue", "navy"), True: ("azure",)},
+    "yellow": {False: ("yellow", "lemon"), True: ("golden",)},
 }
 """Words for the colours that cubes have."""
 ABSENT_COLOURS: Words = {
-    False: ("orange", "white", "black", "brown"),
+    False: ("orange", "white", "black", "brown", "grey", "turquoise"),
     True: ("purple", "pink"),
 }
 """Colours that no cube has: nothing may move."""
 PLACES: dict[Place, Words] = {
-    "left": {False: ("{thing} on the left", "left {thing}"), True: ("leftmost {thing}",)},
-    "right": {False: ("{thing} on the right", "right {thing}"), True: ("rightmost {thing}",)},
+    "left": {
+        False: ("{thing} on the left", "left {thing}", "left-hand {thing}", "{thing} on the left side"),
+        True: ("leftmost {thing}",),
+    },
+    "right": {
+        False: ("{thing} on the right", "right {thing}", "right-hand {thing}", "{thing} on the right side"),
+        True: ("rightmost {thing}",),
+    },
     "nearest": {
-        False: ("{thing} nearest to the robot", "{thing} next to the robot"),
+        False: ("{thing} nearest to the robot", "{thing} next to the robot", "{thing} near the robot arm"),
         True: ("{thing} closest to the robot",),
     },
     "farthest": {
-        False: ("{thing} farthest from the robot", "{thing} far away from the robot"),
+        False: (
+            "{thing} farthest from the robot",
+            "{thing} far away from the robot",
+            "{thing} far off from the robot arm",
+        ),
         True: ("{thing} most distant from the robot", "{thing} furthest from the robot"),
     },
 }
 """Around a `thing`, which is a noun with or without a colour."""
 COLOUR_PHRASES: Words = {
-    False: ("the {colour} {noun}",),
+    False: ("the {colour} {noun}", "the {noun} which is {colour}", "the {noun} painted {colour}"),
     True: ("the {noun} that is {colour}", "the {noun} of {colour} colour"),
 }
 NOT_COLOUR_PHRASES: Words = {
@@ -78,6 +88,8 @@ NOT_COLOUR_PHRASES: Words = {
         "the {noun} that is not {colour}",
         "the other {noun}, not the {colour} one",
         "not the {colour} {noun} but the other one",
+        "the {noun} that was not painted {colour}",
+        "any {noun} except the {colour} one",
     ),
     True: ("the {noun} which isn't {colour}", "anything but the {colour} {noun}"),
 }
@@ -90,8 +102,14 @@ NOTHING: Words = {
         "do not touch the {nouns}",
         "leave all {nouns} where they are",
         "let every {noun} lie",
+        "nothing is to be lifted",
+        "lift nothing",
+        "no {noun} should be touched",
+        "wait",
+        "stop, and stay there",
+        "keep your fingers off the {nouns}",
     ),
-    True: ("don't move", "keep still", "just wait", "hands off the {nouns}", "no {noun} is to be lifted"),
+    True: ("don't move", "keep still", "hands off the {nouns}", "no {noun} is to be lifted"),
 }
 """Whole sentences."""
 NOTHING_NOUNS: dict[bool, tuple[tuple[str, str], ...]] = {
@@ -111,7 +129,7 @@ HELD_OUT_WORDS = frozenset(
     {
         *("hoist", "fetch", "elevate"),
         *("block", "blocks", "box", "boxes", "brick", "bricks"),
-        *("crimson", "ruby", "lime", "olive", "azure", "sapphire", "golden", "canary", "purple", "pink"),
+        *("crimson", "lime", "azure", "golden", "purple", "pink"),
         *("leftmost", "rightmost", "closest", "distant", "furthest"),
     }
 )
