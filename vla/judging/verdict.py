@@ -129,13 +129,21 @@ class Judge:
     _invalid: tuple[str, int] = ("valid", 0)
     """Condition and step at which the episode became INVALID."""
 
-    def start(self, evidence: Evidence) -> None:
-        """Judge the first state of the episode: the cube must lie still on the table."""
+    def start(self, evidence: Evidence, on_the_way: bool = False) -> None:
+        """Judge the first state of the episode: the cube must lie still on the table.
+
+        Args:
+            evidence: of the first state.
+            on_the_way: the episode began earlier, and this cube is named only now. It may be anywhere; where it does
+                not lie on the table, it must do so before a lift counts.
+        """
         assert self._last is None, "a judge watches one episode"
         self._rested = self.limits.rest_steps
         self._lift_start = _heights(evidence)
         self._check_evidence(evidence)
         self._follow(evidence)
+        if on_the_way:
+            return
         limits = self.limits
         if abs(evidence.height_m) > limits.max_start_height_m or evidence.cube_speed_mps > limits.max_start_speed_mps:
             self.invalidate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,8 +74,8 @@ class Trace:
 
 def rollout(
     sim: Simulator, actor: Actor, instruction: str, seed: int, max_steps: int, judge: Judge, trace: Trace | None = None
-) -> Iterator[Step]:
-    """Run one episode, and yield each control step.
+) -> Generator[Step, Judge | None, None]:
+    """Run one episode, and yield each control step. A judge that is sent takes the place of the one before it.
 
     The episode ends with success, as soon as it is INVALID, or after `max_steps`. It has no steps if the cube does not
     lie still at the beginning.
@@ -112,7 +112,8 @@ def rollout(
         if judge.success:
             sim.confirm(judge)
         trace.states.append(sim.full_state())
-        yield Step(index, observation, state, decision, outcome, reward, decision_ms)
+        successor = yield Step(index, observation, state, decision, outcome, reward, decision_ms)
+        judge = judge if successor is None else successor
         if judge.success or judge.invalid_reason is not None:
             return
         observation = outcome
