@@ -3,10 +3,12 @@
 Reads nothing. Writes the HDF5 file of demonstrations, and videos of some of them. Only episodes that pass the verdict
 are kept; the others are counted, with their reasons. After an interruption, the same command continues where the first
 one stopped. With --dagger, the script adds episodes to the file in which a trained policy acts first, and the expert
-labels the states that it leads to.
+labels the states that it leads to. In the scene "cubes", several cubes lie on the table: each scene is demonstrated
+under several instructions that make sense there, so that nothing but the instruction tells what to do.
 
     python 1_collect_demos.py
     python 1_collect_demos.py --num-episodes 50 --dagger checkpoints/best_model.pth
+    python 1_collect_demos.py --scene cubes --num-episodes 400
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from vla.demos.dataset_table import dataset_table
 from vla.demos.parts import prepare_parts, remove_parts, remove_parts_of
 from vla.demos.recorder import RecordTask, record_in_worker
 from vla.demos.schema import (
+    DEMO_FILES,
     collection_rounds,
     demo_names,
     is_collected,
@@ -42,11 +45,11 @@ from vla.files import run_lock, sha256
 from vla.policies.checkpoint import load_checkpoint
 from vla.policies.instructions import instruction_for
 from vla.sim import gl
-from vla.sim.config import TRAIN_SEEDS, EnvConfig, version_drift
+from vla.sim.config import TRAIN_SEEDS, EnvConfig, Scene, SceneKind, version_drift
 from vla.sim.workers import simulator_pool
 
-ATTEMPTS_PER_DEMO = 5
-"""Seeds that are tried for one demonstration."""
+ATTEMPTS_PER_SCENE = 5
+"""Seeds that are tried until the demonstrations of one succeed."""
 ROTATION_NOISE = ExpertConfig.rotation_noise_std / ExpertConfig.noise_std
 """Rotation noise for each unit of position noise."""
 DETOURS, SLIPS = 3, 1
@@ -57,13 +60,22 @@ DETOURS, SLIPS = 3, 1
 class CollectOptions:
     """Options of the collection."""
 
-    output: Path = Path("data/lift_demos.hdf5")
-    """HDF5 file to write."""
+    output: Path | None = None
+    """HDF5 file to write; by default data/lift_demos.hdf5, or data/cubes_demos.hdf5 for the scene cubes."""
+    scene: SceneKind = "lift"
+    """lift: the report's, with one red cube. cubes: several cubes, of which the instruction names one, or none."""
     num_episodes: int = 150
     """Demonstrations to keep. The default is three times the report's 50: they are cheap, and each shows other
     mistakes."""
+    cubes: tuple[int, ...] = Scene.counts
+    """In the scene cubes: the numbers of cubes on the table, equally likely."""
+    same_colour_share: float = 0.25
+    """In the scene cubes: share of the scenes in which two cubes have the same colour."""
+    demos_per_seed: int = 2
+    """In the scene cubes: demonstrations that begin in one scene, under instructions of different meaning."""
     seed: int = 0
-    """Seed of the first episode; demonstration i tries seed + 5 i and up to four seeds after it."""
+    """Seed of the first scene; the i-th tries seed + 5 i and up to four seeds after it. In the scene lift, each
+    demonstration begins in a scene of its own."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
     max_steps: int = 200
@@ -98,20 +110,41 @@ class CollectOptions:
             raise UserError(f"--recovery-fraction must lie in [0, 1], got {self.recovery_fraction}")
         if self.dagger is not None and self.recovery_fraction != 1:
             raise UserError("--recovery-fraction: with --dagger the policy makes mistakes of its own; leave it out")
-        last = self.seeds(range(self.num_episodes))[-1]
+        if self.demos_per_seed < 1 or self.num_episodes % self.group:
+            raise UserError(
+                f"--num-episodes must be a multiple of --demos-per-seed, which must be at least 1, got "
+                f"{self.num_episodes} and {self.demos_per_seed}"
+            )
+        self.env()  # checks the scene
+        last = self.seeds(range(self.num_episodes // self.group))[-1]
         if self.seed not in TRAIN_SEEDS or last not in TRAIN_SEEDS:
             raise UserError(
                 f"--seed {self.seed} with {self.num_episodes} episodes needs seeds up to {last}, outside the "
                 f"training range {TRAIN_SEEDS.start}-{TRAIN_SEEDS.stop - 1} (others are kept for evaluation)"
             )
 
-    def seeds(self, demos: range) -> range:
-        """Seeds that the demonstrations of these numbers may try."""
-        return range(self.seed + ATTEMPTS_PER_DEMO * demos.start, self.seed + ATTEMPTS_PER_DEMO * demos.stop)
+    @property
+    def file(self) -> Path:
+        """The HDF5 file to write."""
+        return self.output or DEMO_FILES[self.scene]
+
+    @property
+    def group(self) -> int:
+        """Demonstrations of one scene."""
+        return 1 if self.scene == "lift" else self.demos_per_seed
+
+    def env(self) -> EnvConfig:
+        """The simulator of the demonstrations."""
+        scene = Scene() if self.scene == "lift" else Scene(self.scene, self.cubes, self.same_colour_share)
+        return EnvConfig(horizon_steps=self.max_steps, scene=scene)
+
+    def seeds(self, scenes: range) -> range:
+        """Seeds that the scenes of these numbers may try."""
+        return range(self.seed + ATTEMPTS_PER_SCENE * scenes.start, self.seed + ATTEMPTS_PER_SCENE * scenes.stop)
 
     def settings(self) -> dict[str, Any]:
         """The options that decide the content of the file, as JSON types."""
-        return {
+        settings: dict[str, Any] = {
             "num_episodes": self.num_episodes,
             "seed": self.seed,
             "max_steps": self.max_steps,
@@ -119,9 +152,13 @@ class CollectOptions:
             "recovery_fraction": self.recovery_fraction,
             "dagger": None if self.dagger is None else sha256(self.dagger),
         }
+        if self.scene == "cubes":
+            settings |= {"scene": self.env().scene.to_json_types(), "demos_per_seed": self.demos_per_seed}
+            settings["scene"]["counts"] = list(self.cubes)
+        return settings
 
     def expert(self, index: int) -> ExpertConfig:
-        """The expert's configuration for demonstration `index`; demonstrations with mistakes are spread evenly."""
+        """The expert's configuration in scene `index`; demonstrations with mistakes are spread evenly."""
         fraction = self.recovery_fraction
         recovers = math.floor((index + 1) * fraction) > math.floor(index * fraction)
         if self.dagger is not None:  # the policy makes mistakes of its own
@@ -138,14 +175,14 @@ def main(options: CollectOptions) -> None:
     gl.select_backend()
     if options.dagger is not None:
         load_checkpoint(options.dagger)  # a broken checkpoint is reported here, in one line, not by a worker
-    if options.output.is_dir():
-        raise UserError(f"--output {options.output} is a folder; name a file in it")
-    with run_lock(options.output, is_file=True):
+    if options.file.is_dir():
+        raise UserError(f"--output {options.file} is a folder; name a file in it")
+    with run_lock(options.file, is_file=True):
         rounds, rejected = _collected_rounds(options)
         if options.settings() not in rounds:
             _collect_round(options, rounds, rejected)
-        with open_demos(options.output) as file:
-            print(dataset_table(file, options.output))
+        with open_demos(options.file) as file:
+            print(dataset_table(file, options.file))
             _write_videos(file, options)
 
 
@@ -155,7 +192,7 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
     Raises:
         UserError: the file must not be replaced, or cannot be added to.
     """
-    output = options.output
+    output = options.file
     if output.exists() and not is_collected(output):
         raise UserError(
             f"{output} was not written by 1_collect_demos.py, or it is broken, and it is never replaced; "
@@ -185,41 +222,48 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
 
 def _collect_round(options: CollectOptions, rounds: list[dict[str, Any]], rejected: list[tuple[int, str]]) -> None:
     """Collect the demonstrations that are asked for, and write them to the file, after those of earlier rounds."""
-    env = EnvConfig(horizon_steps=options.max_steps)
-    base = None if options.dagger is None else options.output
+    env = options.env()
+    base = None if options.dagger is None else options.file
     first = 0 if base is None else _first_of_round(options, base)
-    numbers = range(first, first + options.num_episodes)
-    parts = prepare_parts(options.output, options.settings(), numbers, options.overwrite)
+    numbers = range(first, first + options.num_episodes // options.group)
+    parts = prepare_parts(options.file, options.settings(), numbers, options.overwrite)
     reasons = _record_parts(options, env, parts)
     attributes = {
         "env_args": env.to_env_args(),
         "collection": json.dumps([*rounds, options.settings()]),
         "rejected": json.dumps(rejected + _rejections(parts, reasons)),
     }
-    merge(list(parts.values()), options.output, attributes, base)
-    remove_parts(options.output)
+    merge(list(parts.values()), options.file, attributes, base)
+    remove_parts(options.file)
 
 
 def _first_of_round(options: CollectOptions, base: Path) -> int:
-    """Number of the first demonstration that is added to `base`.
+    """Number of the first scene whose demonstrations are added to `base`.
 
     Raises:
         UserError: the file was recorded with another simulator, or holds episodes of the same seeds.
     """
     with open_demos(base) as file:
+        stored = EnvConfig.from_env_args(file["data"].attrs["env_args"])
+        if stored.scene != options.env().scene:
+            raise UserError(
+                f"{base} holds the scene {stored.scene}, asked for {options.env().scene}, and one file holds one "
+                "scene; repeat its --scene, --cubes and --same-colour-share, or name its file with --output"
+            )
         drift = version_drift(file["data"].attrs["env_args"])
         if drift:
             raise UserError(
                 f"{base} was collected with other versions ({drift}), and one file holds one simulator's episodes; "
                 "collect demonstrations with these versions into another --output first, without --dagger"
             )
-        first = len(file["data"])
+        first = len(file["data"]) // options.group
         used = {int(demo.attrs["seed"]) for demo in file["data"].values()}
-    seeds = options.seeds(range(first, first + options.num_episodes))
+    last = first + options.num_episodes // options.group
+    seeds = options.seeds(range(first, last))
     if seeds[-1] not in TRAIN_SEEDS or used.intersection(seeds):
         raise UserError(
-            f"--seed {options.seed} needs the seeds {seeds[0]}-{seeds[-1]} for demonstrations {first} to "
-            f"{first + options.num_episodes - 1}, which {base} holds in part or which are no training seeds; "
+            f"--seed {options.seed} needs the seeds {seeds[0]}-{seeds[-1]} for the scenes {first} to {last - 1}, "
+            f"which {base} holds in part or which are no training seeds; "
             "give another --seed"
         )
     return first
@@ -230,25 +274,27 @@ def _record_parts(options: CollectOptions, env: EnvConfig, parts: dict[int, Path
     tasks = [
         RecordTask(
             part=part,
-            instruction=instruction_for(index),
+            instruction=instruction_for(index) if options.scene == "lift" else None,
             seeds=tuple(options.seeds(range(index, index + 1))),
             max_steps=options.max_steps,
             expert=options.expert(index),
             policy=options.dagger,
+            demos_per_seed=options.group,
         )
         for index, part in parts.items()
         if not part.exists()
     ]
-    done = len(parts) - len(tasks)
+    done = options.group * (len(parts) - len(tasks))
     if done:
-        print(f"continuing: {done} of {len(parts)} demonstrations are already recorded")
+        print(f"continuing: {done} of {options.num_episodes} demonstrations are already recorded")
     workers = min(options.workers, len(tasks)) or 1
-    with tqdm(total=len(parts), initial=done, unit="demo", desc="collect") as bar, simulator_pool(workers, env) as pool:
+    progress = tqdm(total=options.num_episodes, initial=done, unit="demo", desc="collect")
+    with progress as bar, simulator_pool(workers, env) as pool:
         futures: list[Future[list[tuple[int, str]]]] = [pool.submit(record_in_worker, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 future.result()  # a full disk ends the collection at the first demonstration that cannot be written
-                bar.update()
+                bar.update(options.group)
             return [reason for future in futures for _, reason in future.result()]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -264,10 +310,10 @@ def _rejections(parts: dict[int, Path], reasons: list[str]) -> list[tuple[int, s
     missing = [part.stem for part in parts.values() if not part.exists()]
     if missing:
         raise UserError(
-            f"{len(missing)} demonstrations failed on all of their {ATTEMPTS_PER_DEMO} seeds, such as {missing[0]}: "
+            f"{len(missing)} scenes failed with all of their {ATTEMPTS_PER_SCENE} seeds, such as {missing[0]}: "
             f"{Counter(reasons).most_common(1)[0][0]}; "
             "give a smaller --noise-std or a larger --max-steps, and another --output (or give up the "
-            f"{len(parts) - len(missing)} recorded demonstrations with --overwrite)"
+            f"demonstrations of {len(parts) - len(missing)} scenes with --overwrite)"
         )
     rejected: list[tuple[int, str]] = []
     for part in parts.values():

@@ -24,12 +24,16 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
-from vla.demos.schema import Demo, attribute_text, demo_names, open_demos, read_demo
+from vla.demos.schema import NO_TARGET, Demo, attribute_text, demo_names, open_demos, read_demo
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
+from vla.judging.thresholds import Thresholds
 from vla.policies.batch import Batch
+from vla.policies.located import located_numbers
+from vla.policies.network import Locates
 from vla.policies.preprocess import ImageSpec, cut, proprioception
 from vla.sim.config import warn_of_version_drift
+from vla.sim.table import TableLayout
 
 CHUNK_SIZE = 10
 """K, actions that follow a window."""
@@ -49,7 +53,12 @@ class Segment(NamedTuple):
     mask: Tensor
     """(W, K) bool, False where the episode had already ended."""
     positions: Tensor
-    """(N, 4) float32, decimetres: cube minus gripper, finger opening; for the auxiliary loss only."""
+    """(N, 3 M + 1) float32, decimetres: cube minus gripper for each of M cubes, finger opening; for the auxiliary loss
+    only."""
+    present: Tensor | None
+    """(N, M) bool, whether each cube is on the table; None: all are."""
+    named: Tensor
+    """(N, 4) float32: the named cube minus gripper, decimetres, and 1; zeros where the instruction names none."""
     proprioception: Tensor
     """(N, 4) float32, decimetres (`vla.policies.preprocess.proprioception`); for a policy that asks for it."""
     instruction: str
@@ -76,6 +85,7 @@ class LiftDataset(Dataset[Segment]):
         chunk_size: int = CHUNK_SIZE,
         image: ImageSpec | None = None,
         margin_px: int = 0,
+        locates: Locates = "target",
     ) -> None:
         """Decode the episodes `names` of the file at `path`.
 
@@ -86,9 +96,10 @@ class LiftDataset(Dataset[Segment]):
             chunk_size: K.
             image: the region of interest; None for the whole picture.
             margin_px: pixels kept around the region, for the augmentation's shift.
+            locates: the cubes whose positions are given: the target's, or those that instructions can name.
 
         Raises:
-            UserError: none of the episodes succeeded.
+            UserError: none of the episodes succeeded, or they know of one cube only and `locates` asks for more.
         """
         self.observation_horizon = observation_horizon
         self.chunk_size = chunk_size
@@ -97,7 +108,7 @@ class LiftDataset(Dataset[Segment]):
         with open_demos(path) as file:
             chosen = [name for name in names if file["data"][name].attrs["success"]]
             for name in tqdm(chosen, unit="episode", desc="decode", leave=False, disable=None):
-                episode = _read_episode(file["data"][name], image or ImageSpec(), margin_px)
+                episode = _read_episode(file["data"][name], image or ImageSpec(), margin_px, locates)
                 self._episodes[name] = episode
                 ends = list(range(0, len(episode.actions), stride))
                 for first in range(0, len(ends), windows_per_segment):
@@ -131,6 +142,8 @@ class LiftDataset(Dataset[Segment]):
             actions=torch.from_numpy(actions[np.minimum(future, len(actions) - 1)]),
             mask=torch.from_numpy(mask),
             positions=torch.from_numpy(episode.positions[first : last + 1]),
+            present=None if episode.present is None else torch.from_numpy(episode.present).expand(last + 1 - first, -1),
+            named=torch.from_numpy(episode.named[first : last + 1]),
             proprioception=torch.from_numpy(episode.proprioception[first : last + 1]),
             instruction=episode.instruction,
         )
@@ -143,20 +156,53 @@ class _Episode(NamedTuple):
     actions: np.ndarray
     """(L, 7)."""
     positions: np.ndarray
+    present: np.ndarray | None
+    """(M,)."""
+    named: np.ndarray
     proprioception: np.ndarray
     instruction: str
 
 
-def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int) -> _Episode:
+def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int, locates: Locates) -> _Episode:
     gripper, fingers = demo["obs/robot0_eef_pos"][:], demo["obs/robot0_gripper_qpos"][:]
-    positions = np.column_stack([demo["obs/cube_pos"][:] - gripper, fingers[:, 0] - fingers[:, 1]]) * 10
+    cubes, present = _cube_positions(demo, locates)
+    offsets = (cubes - gripper[:, None]).reshape(len(cubes), -1)  # (L, 3 M)
+    positions = np.column_stack([offsets, fingers[:, 0] - fingers[:, 1]]) * 10
     return _Episode(
         frames=cut(torch.from_numpy(demo["images"][:]), image, margin_px),
         actions=demo["actions"][:],
         positions=positions.astype(np.float32),
+        present=present,
+        named=_named_offsets(demo, gripper),
         proprioception=proprioception(gripper, fingers),
         instruction=attribute_text(demo.attrs["language_instruction"]),
     )
+
+
+def _cube_positions(demo: h5py.Group, locates: Locates) -> tuple[np.ndarray, np.ndarray | None]:
+    """Centres of the cubes that the auxiliary head locates, (L, M, 3) metres, and which of them there are, (M,)."""
+    layout = demo.attrs.get("layout")
+    if locates == "named":
+        return np.zeros((len(demo["actions"]), 0, 3)), np.zeros(0, dtype=bool)
+    if locates == "target":
+        present = None if layout is None else np.array([demo.attrs["target"] != NO_TARGET])
+        return demo["obs/cube_pos"][:][:, None], present
+    if layout is None:
+        raise UserError(
+            f"{demo.file.filename} holds the scene lift, with one cube, and several are to be located; collect others "
+            "with: python 1_collect_demos.py --scene cubes"
+        )
+    numbers = located_numbers(TableLayout.from_json(attribute_text(layout)))
+    cubes: np.ndarray = demo["obs/cubes_pos"][:][:, [number or 0 for number in numbers]]
+    return cubes, np.array([number is not None for number in numbers])
+
+
+def _named_offsets(demo: h5py.Group, gripper: np.ndarray) -> np.ndarray:
+    """`Segment.named` of every step, (L, 4)."""
+    if demo.attrs.get("target", 0) == NO_TARGET:
+        return np.zeros((len(gripper), 4), dtype=np.float32)
+    offsets = 10 * (demo["obs/cube_pos"][:] - gripper)
+    return np.column_stack([offsets, np.ones(len(offsets))]).astype(np.float32)
 
 
 def collate(segments: list[Segment]) -> Batch:
@@ -169,10 +215,16 @@ def collate(segments: list[Segment]) -> Batch:
         actions=torch.cat([segment.actions for segment in segments]),
         mask=torch.cat([segment.mask for segment in segments]),
         positions=torch.cat([segment.positions for segment in segments]),
-        present=None,
+        present=_joined([segment.present for segment in segments]),
+        named=torch.cat([segment.named for segment in segments]),
         proprioception=torch.cat([segment.proprioception for segment in segments]),
         instructions=[segment.instruction for segment in segments for _ in range(len(segment.windows))],
     )
+
+
+def _joined(present: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in present if part is not None]
+    return torch.cat(known) if known else None
 
 
 def make_loader(
@@ -260,9 +312,9 @@ def _check_content(file: h5py.File, path: Path, names: Sequence[str]) -> None:
         actions = demo["actions"][:]
         if not (np.isfinite(actions).all() and np.abs(actions).max() <= 1):
             raise UserError(f"{path}: {name} has actions outside [-1, 1]; {remedy}")
-        *_, final = read_demo(demo).judges()
+        final = read_demo(demo).verdict()
         if final.success != demo.attrs["success"]:
-            found = f"is labelled success={bool(demo.attrs['success'])} but: {final.explain()}"
+            found = f"is labelled success={bool(demo.attrs['success'])} but: {final.words}"
             raise UserError(f"{path}: {name} {found}; {remedy}")
     print(f"{path}: {len(names)} episodes, each judged again from its evidence: all labels hold")
 
@@ -282,11 +334,10 @@ def _write_page(demo: Demo, path: Path) -> np.ndarray:
     figure, axes = plt.subplots(4, 1, figsize=(14, 10), height_ratios=[1.2, 1, 1, 1], layout="constrained")
     axes[0].imshow(strip)
     axes[0].set_axis_off()
-    *_, judge = demo.judges()
-    axes[0].set_title(f"“{demo.instruction}”, seed {demo.seed}, {len(demo)} steps. {judge.explain()}")
+    axes[0].set_title(f"“{demo.instruction}”, seed {demo.seed}, {len(demo)} steps. {demo.verdict().words}")
     axes[1].plot(100 * demo.evidence["height_m"], label="cube above the table (cm)")
     axes[1].plot(100 * demo.evidence["opening_m"], label="finger opening (cm)")
-    axes[1].axhline(100 * judge.limits.min_height_m, linestyle=":", color="gray", label="height to reach")
+    axes[1].axhline(100 * Thresholds().min_height_m, linestyle=":", color="gray", label="height to reach")
     axes[2].plot(demo.evidence["left_squeeze_n"], label="left finger (N)")
     axes[2].plot(demo.evidence["right_squeeze_n"], label="right finger (N)")
     for index, label in enumerate(("x", "y", "z")):

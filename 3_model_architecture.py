@@ -21,7 +21,7 @@ from vla.errors import UserError, run_script
 from vla.markdown import markdown_table
 from vla.policies.batch import Batch
 from vla.policies.clip_text import ClipTextEncoder
-from vla.policies.network import ConfigClass, Losses, LossSettings, Prediction, TrainableNetwork
+from vla.policies.network import ConfigClass, LanguageInVision, Losses, LossSettings, Prediction, TrainableNetwork
 from vla.policies.preprocess import PROPRIOCEPTION_DIM, ImageSpec
 from vla.policies.text_encoder import EMBEDDING_DIM
 from vla.policies.weights import describe, load_vision_weights
@@ -30,6 +30,10 @@ MOTION_DIM = 6
 AUXILIARY_SCALES_DM = (0.5, 0.2, 0.1)
 """The auxiliary head also predicts tanh(offset / scale), where the offset is cube minus gripper. A centimetre matters
 little across the table but decides the grasp at the cube; these targets make it weigh as much as a decimetre does."""
+
+
+NAMED_DIM = 3 * (1 + len(AUXILIARY_SCALES_DM))
+"""Numbers that the auxiliary head behind the fusion predicts: an offset, and its tanh at each scale."""
 
 
 def position_dim(cubes: int) -> int:
@@ -60,7 +64,9 @@ class ModelConfig:
     located_cubes: int = 1
     """M, cubes that the auxiliary head locates in training: the target alone, or every cube that may lie on the table.
     Which of several is the target cannot be seen in a picture, so a head before the fusion must locate all of them."""
-    language_in_vision: Literal["none", "film", "attention", "both"] = "none"
+    locates_named: bool = False
+    """Whether an auxiliary head behind the fusion locates the cube that the instruction names."""
+    language_in_vision: LanguageInVision = "none"
     """What the instruction does before the fusion: 'film' scales and shifts the channels of ResNet18's last three
     stages (Perez et al. 2018; RT-1, Brohan et al. 2022); 'attention' adds what it attends to in the feature map."""
     text_dim: int = EMBEDDING_DIM
@@ -80,7 +86,7 @@ class ModelConfig:
     """Dropout probability in the decoder."""
 
     def __post_init__(self) -> None:
-        for name in ("observation_horizon", "chunk_size", "decoder_layers", "heads", "located_cubes", "text_dim"):
+        for name in ("observation_horizon", "chunk_size", "decoder_layers", "heads", "text_dim"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.decoder_dim % self.heads or self.feature_dim % self.heads:
@@ -271,6 +277,7 @@ class VLA(nn.Module):
         self.fusion = CrossAttentionFusion(config)
         self.decoder = ActionDecoder(config)
         self.auxiliary = nn.Linear(config.feature_dim, auxiliary_dim(config.located_cubes))
+        self.named = nn.Linear(config.feature_dim, NAMED_DIM) if config.locates_named else None
         self.text_projection = (
             nn.Linear(config.text_dim, config.feature_dim) if config.text_dim != config.feature_dim else nn.Identity()
         )
@@ -335,13 +342,20 @@ class VLA(nn.Module):
         features = self.encode(images, proprioception, language[window_of] if self.config.encodes_language else None)
         # The gradient of index_select is summed in a fixed order; that of features[windows] is not, even on a CPU.
         history = features.index_select(0, windows.flatten()).unflatten(0, windows.shape)  # (B, T, 512)
-        return self.decode(history, language), self.auxiliary(features)
+        fused = self.fusion(history, self._words(language))
+        prediction = self.decoder(fused)
+        if self.named is not None:
+            prediction = prediction._replace(named=self.named(fused[:, -1]))
+        return prediction, self.auxiliary(features)
 
 
 def auxiliary_targets(positions: Tensor) -> Tensor:
     """Targets of the auxiliary head: (N, 3 M + 1) decimetres -> (N, 12 M + 1)."""
-    offsets = positions[:, :-1]
-    return torch.cat([positions, *(torch.tanh(offsets / scale) for scale in AUXILIARY_SCALES_DM)], dim=-1)
+    return torch.cat([positions, *_enlarged(positions[:, :-1])], dim=-1)
+
+
+def _enlarged(offsets: Tensor) -> list[Tensor]:
+    return [torch.tanh(offsets / scale) for scale in AUXILIARY_SCALES_DM]
 
 
 def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, settings: LossSettings) -> Losses:
@@ -370,6 +384,8 @@ def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, sett
     gripper_is_right = (prediction.gripper_logit > 0) == (closing > 0)
 
     auxiliary_error, position_error = _auxiliary_errors(auxiliary, batch)
+    if prediction.named is not None:
+        auxiliary_error = auxiliary_error + _named_error(prediction.named, batch)
     return Losses(
         total=motion + settings.gripper_weight * gripper + settings.auxiliary_weight * auxiliary_error,
         motion=motion,
@@ -391,6 +407,14 @@ def _auxiliary_errors(auxiliary: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     known = torch.cat([offsets, opening, *[offsets] * len(AUXILIARY_SCALES_DM)], dim=1)  # (N, 12 M + 1)
     squares = (auxiliary - targets).square() * known
     return squares.sum() / known.sum(), squares[:, :count].sum() / known[:, :count].sum()
+
+
+def _named_error(named: Tensor, batch: Batch) -> Tensor:
+    """MSE of the auxiliary head behind the fusion, at the last frame of each window whose instruction names a cube."""
+    target = batch.named[batch.windows[:, -1]]  # (B, 4)
+    offset, known = target[:, :3], target[:, 3:]
+    squares = (named - torch.cat([offset, *_enlarged(offset)], dim=-1)).square() * known
+    return squares.sum() / (NAMED_DIM * known.sum()).clamp_min(1)
 
 
 if TYPE_CHECKING:  # lets mypy compare these classes with the protocols that the rest of the project is typed against

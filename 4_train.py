@@ -5,6 +5,7 @@ history (JSON, PNG) and TensorBoard logs. `--resume` continues an interrupted ru
 epoch starts from a seed of its own, so that on a CPU the resumed run ends in the same weights, to the bit.
 
     python 4_train.py --recipe cpu
+    python 4_train.py --recipe language --output-dir checkpoints/language
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -27,14 +29,15 @@ from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpo
 from vla.policies.devices import choose_device, stop_on_machine_fault
 from vla.policies.network import Losses, model_architecture
 from vla.policies.preprocess import prepare_augmented, prepare_regions
-from vla.policies.text_encoder import InstructionEmbeddings
+from vla.policies.text_encoder import TEXT_DIMS, InstructionEmbeddings
 from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
 from vla.training.demonstrations import Demonstrations
 from vla.training.log import TrainingLog
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions, is_run_checkpoint
-from vla.training.recipes import Recipe
+from vla.training.recipes import LanguageSettings, Recipe
+from vla.training.rewording import Rewording, training_wordings
 from vla.training.rollout_validation import RolloutValidation
 from vla.training.run_identity import RunIdentity
 from vla.training.run_state import RunState, find_run
@@ -48,12 +51,17 @@ AFTER_A_FAULT = (
 
 def main(options: TrainOptions) -> None:
     recipe = options.resolve()
-    demonstrations = Demonstrations.select(options.data, options.exclude, options.num_demos)
+    language = options.language()
+    demonstrations = Demonstrations.select(options.file, options.exclude, options.num_demos)
     config = model_architecture().ModelConfig(
         image=recipe.image,
         pooling=options.pooling,
         proprioception=options.proprioception,
         observation_horizon=recipe.observation_horizon,
+        located_cubes=language.located_cubes,
+        locates_named=language.locates_named,
+        language_in_vision=language.language_in_vision,
+        text_dim=TEXT_DIMS[language.text_encoder],
     )
     identity = RunIdentity.of(options, recipe, config, demonstrations)
     last, best = options.output_dir / "last.pth", options.output_dir / "best_model.pth"
@@ -66,7 +74,7 @@ def main(options: TrainOptions) -> None:
         else:
             with stop_on_machine_fault(AFTER_A_FAULT):
                 if stored is None:
-                    state = RunState.begin(options, recipe, config, demonstrations.instructions)
+                    state = RunState.begin(options, recipe, config, _instructions(demonstrations, language))
                 else:
                     state = RunState.restore(stored, last)
                     print(f"resuming after epoch {state.epoch} of {recipe.epochs}")
@@ -77,6 +85,11 @@ def main(options: TrainOptions) -> None:
                 export_policy(best, options.export)
             print(f"exported: {options.export} ({options.export.stat().st_size / 1e6:.0f} MB)")
         print(f"best: epoch {training['epoch']}, {training['score_text']} -> {best}")
+
+
+def _instructions(demonstrations: Demonstrations, language: LanguageSettings) -> list[str]:
+    """Every instruction that the policy may hear in training: those of the demonstrations, and other wordings."""
+    return sorted({*demonstrations.instructions, *training_wordings(language.wordings)})
 
 
 class Trainer:
@@ -91,6 +104,7 @@ class Trainer:
         state: RunState,
     ) -> None:
         self.options, self.recipe, self.identity, self.state = options, recipe, identity, state
+        self.language = options.language()
         self.env_args = demonstrations.env_args
         env = EnvConfig.from_env_args(self.env_args)
         self.rollouts: RolloutValidation | None = None
@@ -113,6 +127,7 @@ class Trainer:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
         embeddings = dict(zip(state.language["texts"], state.language["embeddings"], strict=True))
         self.embeddings = InstructionEmbeddings(embeddings, state.text_identity, options.clip_weights)
+        self.reword = Rewording(state.language["texts"]) if self.language.wordings else None
         self.learning_rate = recipe.learning_rate
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=self.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -140,6 +155,7 @@ class Trainer:
             self.state.network.config.chunk_size,
             recipe.image,
             self.margin_px,
+            self.language.locates,
         )
         print(
             f"{split}: {len(names)} episodes, {dataset.window_count()} windows, "
@@ -195,11 +211,13 @@ class Trainer:
         batches = iter(self.train_batches)  # draws from torch's generator, which is therefore seeded afterwards
         torch.manual_seed(seed)  # for history dropout and dropout
         augmentation = torch.Generator().manual_seed(seed)
+        wordings = np.random.default_rng(seed)
         self.network.train()
         losses = LossMeter()
         self.log.begin_epoch(self.state.step)
         for batch in itertools.islice(batches, self.steps_per_epoch):
-            losses.add(self._train_step(batch, augmentation))
+            reworded = batch if self.reword is None else self.reword(batch, wordings)
+            losses.add(self._train_step(reworded, augmentation))
             if self.log.is_due(self.state.step):
                 self._read(losses)
         self._read(losses)  # also before anything is validated or saved

@@ -190,7 +190,7 @@ def limit(_results: Results, name: str, unit: str = "") -> str:
 
 def recipes(_results: Results) -> str:
     """The numbers of both recipes beside each other."""
-    cpu, full = (_flat(dataclasses.asdict(RECIPES[name])) for name in ("cpu", "full"))
+    cpu, full = (_flat(dataclasses.asdict(recipe)) for recipe in (RECIPES["cpu"], RECIPES["full"]))
     rows = [(f"`{name}`", f"{cpu[name]:.3g}", f"{full[name]:.3g}") for name in cpu if not isinstance(cpu[name], str)]
     return markdown_table(("number", "`cpu`", "`full`"), rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -16,8 +17,10 @@ from vla.evaluation.episode import EpisodeResult, EvaluatedEpisode, run_episode
 from vla.evaluation.recordings import write_episodes
 from vla.evaluation.rejudge import rejudge_file
 from vla.experts.controls import control
+from vla.experts.idle import IDLE_STEPS
 from vla.experts.scripted import ExpertConfig
 from vla.judging.bystanders import Bystanders, CubeStates
+from vla.policies.asked import target_of
 from vla.sim.config import CUBES, EnvConfig, Placement, Scene
 from vla.sim.env import Observation, Simulator
 from vla.sim.perturbations import Perturbation
@@ -26,6 +29,8 @@ from vla.sim.table import APART_M, COLOURS, HALF_AREA_M, TableLayout, table_layo
 
 ENV = EnvConfig(scene=Scene("cubes", counts=(2,)))
 SEED = 2_000_003
+PAIR_SEED = 0
+"""A scene that `ask_counterfactuals` asks three things about: either cube, and nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -227,20 +232,30 @@ def test_recorded_episodes_are_judged_again_with_their_targets(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [1, None])
-def test_a_demonstration_holds_all_cubes_and_its_target(cubes: Simulator, tmp_path: Path, target: int | None) -> None:
-    part = tmp_path / "demo.hdf5"
-    steps = 200 if target == 1 else 12
-    assert record(cubes, RecordTask(part, "", (SEED,), steps, ExpertConfig(), target=target)) == []
+def test_demonstrations_of_one_scene_differ_in_the_instruction_alone(cubes: Simulator, tmp_path: Path) -> None:
+    part = tmp_path / "part.hdf5"
+    task = RecordTask(part, None, (PAIR_SEED,), 200, ExpertConfig(), demos_per_seed=3)
+    assert record(cubes, task) == []
     with h5py.File(part, "r") as file:
-        demo = read_demo(file["demo"])
-    assert (demo.layout, demo.target) == (table_layout(ENV.scene, SEED), target)
-    assert demo.observations["cubes_pos"].shape == (len(demo), 2, 3)
-    np.testing.assert_array_equal(demo.observations["cubes_pos"][:, target or 0], demo.observations["cube_pos"])
-    if target is None:
-        assert len(demo) == 12
-        assert not demo.actions[:, :6].any()
-        assert demo.executed_actions[:, :6].any()
+        demos = [read_demo(group) for group in file.values()]
+    layout = table_layout(ENV.scene, PAIR_SEED)
+    assert sorted(str(demo.target) for demo in demos) == ["0", "1", "None"]
+    assert [(demo.layout, demo.seed) for demo in demos] == 3 * [(layout, PAIR_SEED)]
+    assert [demo.target for demo in demos] == [target_of(demo.instruction, layout) for demo in demos]
+    for demo in demos:
+        assert demo.verdict().success
+        np.testing.assert_array_equal(demo.states[0], demos[0].states[0])
+        assert demo.observations["cubes_pos"].shape == (len(demo), 2, 3)
+        np.testing.assert_array_equal(
+            demo.observations["cubes_pos"][:, demo.target or 0], demo.observations["cube_pos"]
+        )
+        if demo.target is None:
+            assert len(demo) == IDLE_STEPS
+            assert not demo.actions[:, :6].any()
+            assert demo.executed_actions[:, :6].any()
+        else:
+            assert not replace(demo, target=1 - demo.target).verdict().success
+            assert not replace(demo, target=None).verdict().success
 
 
 def test_what_the_scene_does_not_have_is_refused(cubes: Simulator) -> None:

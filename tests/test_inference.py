@@ -66,7 +66,12 @@ class StandIn:
     def __init__(self) -> None:
         self.asked = threading.Event()
 
-    def encode(self, images: torch.Tensor, proprioception: torch.Tensor | None = None) -> torch.Tensor:
+    def encode(
+        self,
+        images: torch.Tensor,
+        proprioception: torch.Tensor | None = None,
+        language: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         self.asked.set()
         if any(float(image.sum()) == 0 for image in images):
             raise ValueError("a black image")

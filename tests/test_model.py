@@ -140,8 +140,8 @@ def test_auxiliary_targets_grow_fine_near_the_cube() -> None:
     near, far = torch.tensor([[0.01, 0.0, 0.0, 0.8]]), torch.tensor([[1.01, 0.0, 0.0, 0.8]])
     at_cube = architecture.auxiliary_targets(torch.tensor([[0.0, 0.0, 0.0, 0.8]]))
     across = architecture.auxiliary_targets(torch.tensor([[1.0, 0.0, 0.0, 0.8]]))
-    assert at_cube.shape == (1, architecture.AUXILIARY_DIM)
-    finest = architecture.AUXILIARY_DIM - 3  # tanh(x / 1 cm)
+    assert at_cube.shape == (1, architecture.auxiliary_dim(1))
+    finest = architecture.auxiliary_dim(1) - 3  # tanh(x / 1 cm)
     assert (architecture.auxiliary_targets(near) - at_cube)[0, finest] > 0.09  # one millimetre
     assert (architecture.auxiliary_targets(far) - across)[0, finest].abs() < 1e-6
 

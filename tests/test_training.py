@@ -197,7 +197,7 @@ def test_a_full_disk_stops_the_run_with_what_to_do() -> None:
 
 def test_a_batch_moves_to_its_device_without_its_segments() -> None:
     empty = torch.zeros(2)
-    batch = Batch(empty, empty, empty, empty, empty, empty, empty, ["Pick up the cube"])
+    batch = Batch(empty, empty, empty, empty, empty, empty, empty, empty, empty, ["Pick up the cube"])
     moved = batch.to(torch.device("meta"))
     on_meta = {name for name, value in moved._asdict().items() if getattr(value, "is_meta", False)}
     assert on_meta == set(Batch._fields) - {"segments", "instructions"}
@@ -209,6 +209,7 @@ def _identity(seed: int = 0) -> RunIdentity:
     return RunIdentity(
         recipe=dataclasses.asdict(options.resolve()),
         model={},
+        language={},
         episodes={"train": ["demo_0"], "valid": []},
         data_sha256="",
         demos_sha256=None,

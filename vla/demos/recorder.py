@@ -1,4 +1,4 @@
-"""Records demonstrations in a simulator worker, each in a file of its own."""
+"""Records demonstrations in a simulator worker, those of each seed in a file of their own."""
 
 from __future__ import annotations
 
@@ -11,66 +11,87 @@ import numpy as np
 
 from vla.demos.schema import Demo, write_demo
 from vla.experts.dagger import DaggerActor
-from vla.experts.idle import IdleActor
+from vla.experts.idle import IDLE_STEPS, IdleActor
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import atomic_path
 from vla.judging.bystanders import MOVED_M, Bystanders, judge_obedience
 from vla.judging.evidence import MEASURED
 from vla.judging.verdict import Judge
+from vla.policies.asked import Asked, ask_counterfactuals
+from vla.sim.config import Scene
 from vla.sim.env import Simulator
 from vla.sim.rollout import Actor, Step, Trace, rollout
-from vla.sim.table import TableLayout
+from vla.sim.table import TableLayout, table_layout
 from vla.sim.workers import simulator
 
 
 @dataclass(frozen=True)
 class RecordTask:
-    """One demonstration to record: its seeds are tried in order until an episode passes the verdict."""
+    """A part of the collection: its seeds are tried in order until all episodes of one of them pass the verdict."""
 
     part: Path
     """File to write."""
-    instruction: str
+    instruction: str | None
+    """None: instructions are drawn that make sense in the scene of the seed (`ask_counterfactuals`)."""
     seeds: tuple[int, ...]
     max_steps: int
     expert: ExpertConfig
     policy: Path | None = None
     """Checkpoint of a policy that acts first (`vla.experts.dagger`); None: the expert acts alone."""
-    target: int | None = 0
-    """Number of the cube that the instruction names (`vla.sim.table.TableLayout`); None: no cube is to be moved, and
-    the demonstration has `max_steps` steps."""
+    demos_per_seed: int = 1
+    """Episodes that begin in the scene of one seed, with instructions of different meaning, where these are drawn."""
 
 
 def record_in_worker(task: RecordTask) -> list[tuple[int, str]]:
-    """Record `task` with this worker's simulator; returns seed and reason of each rejected episode."""
+    """Record `task` with this worker's simulator; returns seed and reason of each rejected seed."""
     return record(simulator(), task)
 
 
 def record(sim: Simulator, task: RecordTask) -> list[tuple[int, str]]:
-    """Write the first episode that passes the verdict to `task.part`, with seed and reason of each rejected one.
+    """Record `task` in `sim`; returns seed and reason of each rejected seed. No part is written if all were rejected.
 
     An episode in which another cube than the target moved by more than 2 cm teaches nothing good: it is rejected, too.
-
-    Returns:
-        Seed and reason of each rejected episode. Where no seed passed, no file is written.
     """
     rejected: list[tuple[int, str]] = []
-    expert: Actor = IdleActor(task.expert) if task.target is None else ExpertActor(task.expert)
-    actor = expert if task.policy is None else DaggerActor.load(task.policy, expert)
-    sim.target = task.target
     for seed in task.seeds:
-        judge, trace = Judge(), Trace()
-        steps = list(rollout(sim, actor, task.instruction, seed, task.max_steps, judge, trace))
-        reason = _rejection(judge, steps, trace.layout, task.target)
-        if reason is not None:
-            rejected.append((seed, reason))
-            continue
-        layout = None if sim.config.scene.kind == "lift" else trace.layout
-        demo = demo_from_steps(steps, task.instruction, seed, layout, task.target)
-        with atomic_path(task.part) as temporary, h5py.File(temporary, "w") as file:
-            write_demo(file.create_group("demo"), demo, sim.model_xml())
-            file.attrs["rejected"] = json.dumps(rejected)
-        break
+        demos: list[tuple[Demo, str]] = []
+        for asked in _asked(sim.config.scene, task, seed):
+            demo = _record_episode(sim, task, asked, seed)
+            if isinstance(demo, str):
+                rejected.append((seed, demo))
+                break
+            demos.append((demo, sim.model_xml()))
+        else:
+            _write_part(task.part, demos, rejected)
+            break
     return rejected
+
+
+def _asked(scene: Scene, task: RecordTask, seed: int) -> list[Asked]:
+    if task.instruction is not None:
+        return [Asked(task.instruction, target=0)]
+    return ask_counterfactuals(table_layout(scene, seed), seed, task.demos_per_seed)
+
+
+def _record_episode(sim: Simulator, task: RecordTask, asked: Asked, seed: int) -> Demo | str:
+    """Returns the demonstration of an episode, or why it is none."""
+    idle = asked.target is None
+    expert: Actor = IdleActor(task.expert) if idle else ExpertActor(task.expert)
+    actor = expert if task.policy is None else DaggerActor.load(task.policy, expert)
+    sim.target = asked.target
+    judge, trace = Judge(), Trace()
+    max_steps = IDLE_STEPS if idle else task.max_steps
+    steps = list(rollout(sim, actor, asked.instruction, seed, max_steps, judge, trace))
+    reason = _rejection(judge, steps, trace.layout, asked.target)
+    layout = None if sim.config.scene.kind == "lift" else trace.layout
+    return reason or demo_from_steps(steps, asked.instruction, seed, layout, asked.target)
+
+
+def _write_part(part: Path, demos: list[tuple[Demo, str]], rejected: list[tuple[int, str]]) -> None:
+    with atomic_path(part) as temporary, h5py.File(temporary, "w") as file:
+        for number, (demo, model_xml) in enumerate(demos):
+            write_demo(file.create_group(f"demo_{number}"), demo, model_xml)
+        file.attrs["rejected"] = json.dumps(rejected)
 
 
 def _rejection(judge: Judge, steps: list[Step], layout: TableLayout, target: int | None) -> str | None:

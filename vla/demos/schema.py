@@ -19,12 +19,15 @@ import numpy as np
 
 from vla.errors import UserError
 from vla.files import atomic_path
+from vla.judging.bystanders import Bystanders, CubeStates, judge_obedience
 from vla.judging.evidence import MEASURED, Evidence
-from vla.judging.verdict import Judge
-from vla.sim.config import ACTION_DIM
+from vla.judging.verdict import Judge, Verdict
+from vla.sim.config import ACTION_DIM, SceneKind
 from vla.sim.table import TableLayout
 
 SCHEMA_VERSION = 5
+DEMO_FILES: dict[SceneKind, Path] = {"lift": Path("data/lift_demos.hdf5"), "cubes": Path("data/cubes_demos.hdf5")}
+"""Where the demonstrations of a scene are by default."""
 NO_TARGET = -1
 """The attribute `target` of an episode in which no cube was to be moved."""
 
@@ -35,7 +38,7 @@ and most tiles never change."""
 GZIP_LEVEL = 9
 
 VALID_FRACTION = 0.1
-"""Share of each round's demonstrations that is kept for validation."""
+"""Share of each round's seeds whose demonstrations are kept for validation."""
 
 _ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
 _DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence", "start_evidence")
@@ -77,6 +80,17 @@ class Demo:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def verdict(self) -> Verdict:
+        """Judge the whole episode again, from its evidence and from the places of its cubes."""
+        *_, judge = self.judges()
+        if self.layout is None:
+            return judge.verdict()
+        places = self.observations["cubes_pos"]
+        untouched = np.zeros(places.shape[1], dtype=bool)  # which cube a finger touched is not recorded, nor judged
+        followed = Bystanders.of(CubeStates(pos, pos[:, 2] - places[0, :, 2], untouched) for pos in places)
+        valid = judge.invalid_reason is None
+        return judge_obedience(judge.verdict(), valid, followed, self.target, self.layout.describe)
 
     def judges(self) -> Iterator[Judge]:
         """Judge the recorded evidence again; yields the judge after each step, always the same object."""
@@ -133,10 +147,10 @@ def read_demo(group: h5py.Group) -> Demo:
 
 
 def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any], base: Path | None = None) -> None:
-    """Copy the demonstration of each part into `output` as demo_0, demo_1, ..., and write the split masks.
+    """Copy the demonstrations of the parts into `output` as demo_0, demo_1, ..., and write the split masks.
 
     Args:
-        parts: files that `vla.demos.recorder.record` wrote, one demonstration each.
+        parts: files that `vla.demos.recorder.record` wrote, with the demonstrations of one seed each.
         output: file to write; an existing one is replaced when the new one is whole.
         attributes: attributes of the group `data`.
         base: a file of demonstrations, which may be `output` itself; they come first and keep their split.
@@ -150,19 +164,25 @@ def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any], base: 
                 for name in demo_names(source):
                     source.copy(source["data"][name], data, name=name)
                 train, valid = list(source["mask/train"][:]), list(source["mask/valid"][:])
-        first = len(data)
-        for index, part in enumerate(parts, start=first):
+        for number, part in enumerate(parts):
+            # The last tenth of the parts. Instructions alternate, so that both splits hold every wording of Lift's.
+            split = train if number < len(parts) - _kept_back(len(parts)) else valid
             with h5py.File(part, "r") as source:
-                source.copy(source["demo"], data, name=f"demo_{index}")
+                for demo in source.values():
+                    name = f"demo_{len(data)}"
+                    source.copy(demo, data, name=name)
+                    split.append(name.encode())
         data.attrs["total"] = sum(int(demo.attrs["num_samples"]) for demo in data.values())
         data.attrs["schema_version"] = SCHEMA_VERSION
         for name, value in attributes.items():
             data.attrs[name] = value
-        # The last tenth by index. Instructions alternate, so that both splits hold every wording.
-        names = [f"demo_{index}".encode() for index in range(first, first + len(parts))]
-        kept_back = max(1, round(VALID_FRACTION * len(names))) if len(names) > 1 else 0
-        file["mask/train"] = np.array(train + names[: len(names) - kept_back], dtype="S16")
-        file["mask/valid"] = np.array(valid + names[len(names) - kept_back :], dtype="S16")
+        file["mask/train"] = np.array(train, dtype="S16")
+        file["mask/valid"] = np.array(valid, dtype="S16")
+
+
+def _kept_back(parts: int) -> int:
+    """Number of parts that are kept for validation. All demonstrations of a seed are on one side of the split."""
+    return max(1, round(VALID_FRACTION * parts)) if parts > 1 else 0
 
 
 def is_collected(path: Path) -> bool:

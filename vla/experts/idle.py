@@ -9,6 +9,9 @@ from vla.sim.config import ACTION_DIM, GRIPPER_OPEN
 from vla.sim.env import Observation
 from vla.sim.rollout import Decision
 
+IDLE_STEPS = 40
+"""Control steps of a demonstration of doing nothing: as long as it takes to reach and grasp a cube."""
+
 
 class IdleActor:
     """Labels every state with "do not move, fingers open", and wanders about with the expert's noise.

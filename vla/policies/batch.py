@@ -29,6 +29,9 @@ class Batch(NamedTuple):
     only."""
     present: Tensor | None
     """(N, M) bool, whether each cube is on the table; None: all are."""
+    named: Tensor
+    """(N, 4) float32: the named cube minus gripper, decimetres, and 1; zeros where the instruction names none. For the
+    auxiliary loss behind the fusion only."""
     proprioception: Tensor
     """(N, 4) float32, decimetres (`vla.policies.preprocess.proprioception`); for a policy that asks for it."""
     instructions: list[str]
@@ -43,5 +46,6 @@ class Batch(NamedTuple):
             mask=self.mask.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             present=None if self.present is None else self.present.to(device, non_blocking=True),
+            named=self.named.to(device, non_blocking=True),
             proprioception=self.proprioception.to(device, non_blocking=True),
         )

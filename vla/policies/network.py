@@ -16,6 +16,13 @@ from vla import stages
 from vla.policies.batch import Batch
 from vla.policies.preprocess import ImageSpec
 
+Locates = Literal["target", "every", "named", "both"]
+"""The cubes whose positions the auxiliary heads learn. target: the target's, from the picture alone. every: those of
+every cube that an instruction can name (`vla.policies.located`), from the picture alone. named: the target's, from what
+the fusion makes of picture and instruction. both: every and named."""
+LanguageInVision = Literal["none", "film", "attention", "both"]
+"""What the instruction does before the fusion (`3_model_architecture.ModelConfig`)."""
+
 
 class NetworkConfig(Protocol):
     """The configuration of a network (`3_model_architecture.ModelConfig`), as far as its callers need it."""
@@ -55,6 +62,9 @@ class Prediction(NamedTuple):
     """(B, K, 6) position and rotation deltas, aimed at [-1, 1]."""
     gripper_logit: Tensor
     """(B, K) log-odds of closing."""
+    named: Tensor | None = None
+    """(B, 12) where the cube is that the instruction names (`3_model_architecture.auxiliary_targets` without the
+    opening), in training only, and only if so configured."""
 
     def actions(self) -> Tensor:
         """(B, K, 7) in [-1, 1]; the gripper is 2 P(close) - 1."""
@@ -63,7 +73,8 @@ class Prediction(NamedTuple):
 
     def float(self) -> Prediction:
         """The same prediction in float32, for the losses."""
-        return Prediction(self.motion.float(), self.gripper_logit.float())
+        named = None if self.named is None else self.named.float()
+        return Prediction(self.motion.float(), self.gripper_logit.float(), named)
 
 
 class Losses(NamedTuple):
@@ -168,6 +179,10 @@ class ConfigClass(Protocol):
         pooling: Literal["average", "keypoints"],
         proprioception: bool,
         observation_horizon: int,
+        located_cubes: int,
+        locates_named: bool,
+        language_in_vision: LanguageInVision,
+        text_dim: int,
     ) -> NetworkConfig:
         """A configuration for a new network."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vla.errors import UserError
 from vla.policies.clip_text import CLIP_DIM, ClipTextEncoder
+from vla.policies.minilm import DIM as MINILM_DIM
 from vla.policies.minilm import MiniLM
 from vla.policies.weights import Identity, describe
 
@@ -20,6 +21,8 @@ EncoderName = Literal["clip", "minilm"]
 """Value of a checkpoint's text identity under the key `encoder`; an identity without that key is CLIP's."""
 EMBEDDING_DIM = CLIP_DIM
 """Width of the default encoder's embeddings."""
+TEXT_DIMS: dict[EncoderName, int] = {"clip": CLIP_DIM, "minilm": MINILM_DIM}
+"""Widths of the encoders' embeddings."""
 
 
 class TextEncoder(Protocol):

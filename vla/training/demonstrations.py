@@ -14,7 +14,7 @@ from vla.demos.schema import attribute_text, open_demos
 from vla.errors import UserError
 from vla.files import sha256
 from vla.policies.instructions import INSTRUCTIONS
-from vla.sim.config import warn_of_version_drift
+from vla.sim.config import EnvConfig, warn_of_version_drift
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Demonstrations:
     names: dict[str, list[str]]
     """Names for 'train' and 'valid', in the order of the file."""
     instructions: list[str]
-    """Every instruction in the file, and the report's eight, sorted."""
+    """Every instruction in the file, sorted; in the scene lift the report's eight, too."""
     env_args: str
     """Scene and simulator of the file (`vla.sim.config.EnvConfig.to_env_args`)."""
     file_sha256: str
@@ -45,6 +45,8 @@ class Demonstrations:
             env_args = str(file["data"].attrs["env_args"])
             warn_of_version_drift(env_args, str(path))
             in_file = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
+            if EnvConfig.from_env_args(env_args).scene.kind == "lift":
+                in_file |= set(INSTRUCTIONS)
             names = {split: selected_names(file, split, exclude) for split in ("train", "valid")}
             available = len(names["train"])
             if num_demos is not None and num_demos > available:
@@ -54,7 +56,7 @@ class Demonstrations:
                 )
             names["train"] = names["train"][:num_demos]
             content = content_hash(file, names)
-        return cls(path, names, sorted(in_file.union(INSTRUCTIONS)), env_args, sha256(path), content)
+        return cls(path, names, sorted(in_file), env_args, sha256(path), content)
 
 
 def content_hash(file: h5py.File, names: Mapping[str, Iterable[str]]) -> str | None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vla.demos.schema import DEMO_FILES
 from vla.errors import UserError
 from vla.files import SHIPPED
 from vla.policies.checkpoint import load_checkpoint
 from vla.policies.devices import choose_device
+from vla.policies.network import LanguageInVision, Locates
+from vla.policies.text_encoder import EncoderName
 from vla.sim.config import VALIDATION_SEEDS
-from vla.training.recipes import RECIPES, Recipe
+from vla.training.recipes import LANGUAGE, RECIPES, LanguageSettings, Recipe, RecipeName
 
 _RUN_CHECKPOINT = re.compile(r"(last|best_model|epoch_\d+)\.pth")
 
@@ -26,17 +30,17 @@ def is_run_checkpoint(path: Path) -> bool:
 class TrainOptions:
     """Options of the training. An option without a default value takes the recipe's (vla/training/recipes.py)."""
 
-    data: Path = Path("data/lift_demos.hdf5")
-    """HDF5 file of demonstrations."""
+    data: Path | None = None
+    """HDF5 file of demonstrations; by default data/lift_demos.hdf5, for the recipe language data/cubes_demos.hdf5."""
     output_dir: Path = Path("checkpoints")
     """Folder of the checkpoints, history.json and training_curves.png."""
     log_dir: Path | None = None
     """Folder of the TensorBoard logs; by default the folder in runs/ that is named like OUTPUT_DIR."""
     exclude: Path | None = None
     """Text file with the names of demonstrations to leave out, one to a line."""
-    recipe: Literal["cpu", "full"] = "cpu"
-    """cpu: what a laptop can afford, and what every published result was measured with; full: the report's Table 3 at
-    224 px, for a GPU, not yet measured."""
+    recipe: RecipeName = "cpu"
+    """cpu: what a laptop can afford, and what every published result of the scene lift was measured with; full: the
+    report's Table 3 at 224 px, for a GPU, not yet measured; language: for the scene cubes."""
     epochs: int | None = None
     """Passes over the data."""
     set: tuple[str, ...] = ()
@@ -61,6 +65,19 @@ class TrainOptions:
     """average: ResNet18's own, the report's; keypoints: adds the positions of a spatial softmax."""
     proprioception: bool = False
     """Also give the policy the position and opening of its gripper; the report's policy sees one camera alone."""
+    text_encoder: EncoderName | None = None
+    """clip: CLIP's text tower, the report's; minilm: the sentence encoder all-MiniLM-L6-v2, which needs
+    requirements-language.txt. By default the recipe's."""
+    language_in_vision: LanguageInVision | None = None
+    """What the instruction does before the fusion: nothing; scale and shift ResNet18's channels (film); add what it
+    attends to in the picture (attention); both. By default the recipe's."""
+    locates: Locates | None = None
+    """The cubes whose positions the auxiliary heads learn: the target's (target) or those of every cube that an
+    instruction can name (every), both from the picture alone; or the target's, behind the fusion (named); or the last
+    two (both). By default the recipe's."""
+    wordings: int | None = None
+    """Wordings of each meaning among which training draws anew for each window; 0: the sentences of the demonstrations
+    alone. By default the recipe's."""
     init: Path | None = None
     """Checkpoint whose weights and text embeddings training begins with, such as the policy that --dagger rolled out.
     It need not be repeated with --resume once an epoch has finished."""
@@ -107,6 +124,7 @@ class TrainOptions:
             self._check_export(self.export)
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
+        self.language()
         choose_device(self.device)
 
     def _check_init(self, init: Path) -> None:
@@ -138,6 +156,17 @@ class TrainOptions:
         """Whether this training writes or removes `path` as one of its checkpoints."""
         path = path.resolve()
         return is_run_checkpoint(path) and path.parent == self.output_dir.resolve()
+
+    @property
+    def file(self) -> Path:
+        """The HDF5 file of demonstrations."""
+        return self.data or DEMO_FILES["cubes" if self.recipe == "language" else "lift"]
+
+    def language(self) -> LanguageSettings:
+        """The recipe's way with the instruction, with the changes of this command line."""
+        names = [field.name for field in dataclasses.fields(LanguageSettings)]
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return dataclasses.replace(LANGUAGE[self.recipe], **changes)
 
     def resolve(self) -> Recipe:
         """The recipe with the changes of this command line."""

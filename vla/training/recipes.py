@@ -1,4 +1,5 @@
-"""The two training recipes: `full` has the numbers of the report's Table 3, `cpu` those that a laptop can afford."""
+"""The training recipes: `full` has the numbers of the report's Table 3, `cpu` those that a laptop can afford, and
+`language` those of a policy that does what the instruction says among several cubes."""
 
 from __future__ import annotations
 
@@ -9,8 +10,42 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vla.errors import UserError
+from vla.policies.located import LOCATED
+from vla.policies.network import LanguageInVision, Locates
 from vla.policies.preprocess import Augmentation, ImageSpec
+from vla.policies.text_encoder import EncoderName
 from vla.policies.weights import IMAGENET_WEIGHTS, NO_WEIGHTS
+
+RecipeName = Literal["cpu", "full", "language"]
+
+
+@dataclass(frozen=True)
+class LanguageSettings:
+    """How a policy gets and uses its instruction; the defaults are the report's."""
+
+    text_encoder: EncoderName = "clip"
+    """clip: CLIP's text tower; minilm: the sentence encoder all-MiniLM-L6-v2."""
+    language_in_vision: LanguageInVision = "none"
+    """What the instruction does before the fusion."""
+    locates: Locates = "target"
+    """The cubes whose positions the auxiliary head learns."""
+    wordings: int = 0
+    """Wordings of each meaning of the grammar among which training draws anew for each window; 0: the sentence of the
+    demonstration stays as it is."""
+
+    def __post_init__(self) -> None:
+        if self.wordings < 0:
+            raise UserError(f"--wordings must be at least 0, got {self.wordings}")
+
+    @property
+    def located_cubes(self) -> int:
+        """Number of cubes that the auxiliary head before the fusion locates."""
+        return {"target": 1, "every": len(LOCATED), "named": 0, "both": len(LOCATED)}[self.locates]
+
+    @property
+    def locates_named(self) -> bool:
+        """Whether there is an auxiliary head behind the fusion."""
+        return self.locates in ("named", "both")
 
 
 @dataclass(frozen=True)
@@ -112,7 +147,7 @@ class Recipe:
         return dataclasses.replace(self, **parsed)
 
 
-RECIPES = {
+RECIPES: dict[RecipeName, Recipe] = {
     "full": Recipe(),
     # The image is the table's middle at the camera's own resolution: as sharp as 224 px of the whole picture, at a
     # third of the cost. A batch holds single frames from all episodes instead of ten neighbouring ones: a CPU can
@@ -133,3 +168,14 @@ RECIPES = {
         rollout_every=5,
     ),
 }
+# The region of interest lies lower: the cubes may lie in eight times the area of Lift's.
+RECIPES["language"] = dataclasses.replace(
+    RECIPES["cpu"], image=ImageSpec(size_px=128, crop_top=32 / 224, crop_left=48 / 224, crop_size=128 / 224)
+)
+
+LANGUAGE: dict[RecipeName, LanguageSettings] = {
+    "full": LanguageSettings(),
+    "cpu": LanguageSettings(),
+    "language": LanguageSettings(text_encoder="minilm", locates="every", wordings=32),
+}
+"""How each recipe deals with the instruction."""

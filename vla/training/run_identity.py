@@ -35,6 +35,8 @@ class RunIdentity:
     """Fields of the `Recipe`, with the changes of the command line."""
     model: dict[str, object]
     """Fields of the network's configuration."""
+    language: dict[str, Any]
+    """Fields of the `LanguageSettings`, with the changes of the command line."""
     episodes: dict[str, list[str]]
     """Names of the demonstrations for 'train' and 'valid'."""
     data_sha256: str
@@ -60,6 +62,7 @@ class RunIdentity:
         return cls(
             recipe=dataclasses.asdict(recipe),
             model=config.to_dict(),
+            language=dataclasses.asdict(options.language()),
             episodes=demonstrations.names,
             data_sha256=demonstrations.file_sha256,
             demos_sha256=demonstrations.content_sha256,

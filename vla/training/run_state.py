@@ -30,7 +30,7 @@ class RunState:
     text_identity: Identity
     """Weights of the text encoder."""
     language: dict[str, Any]
-    """`texts`, the instructions of the training data, and `embeddings`, (n, 512)."""
+    """`texts`, the instructions of the training data, and `embeddings`, (n, text_dim)."""
     epoch: int = 0
     """Epochs finished."""
     step: int = 0
@@ -55,7 +55,7 @@ class RunState:
             vision_identity = from_scratch(options.recipe)
         else:
             vision_identity = load_vision_weights(network.vision, recipe.vision_weights)
-        encoder = load_text_encoder("clip", options.clip_weights)
+        encoder = load_text_encoder(options.language().text_encoder, options.clip_weights)
         embeddings = encoder(instructions)
         network.fit_language(embeddings)
         return cls(network, vision_identity, encoder.identity, {"texts": instructions, "embeddings": embeddings})

@@ -57,8 +57,7 @@ class ArchiveHandlers:
         """Yield of one demonstration: its description, its curves, its video."""
         with user_errors_shown():
             demo = self.demos.read(name)
-        *_, judge = demo.judges()
-        text = f"### {name}, seed {demo.seed}: {judge.explain()}\n\n“{demo.instruction}”, {len(demo)} steps."
+        text = f"### {name}, seed {demo.seed}: {demo.verdict().words}\n\n“{demo.instruction}”, {len(demo)} steps."
         curves = draw_curves(*demo_evidence(demo))
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder, f"{name}.mp4")
