@@ -18,6 +18,7 @@ import torch
 
 from tests.conftest import ROOT
 from vla.errors import MachineError, UserError
+from vla.evaluation.asked_episodes import lift_episodes
 from vla.evaluation.episode import EvaluatedEpisode, died_episode, run_episode
 from vla.evaluation.evaluate import Evaluation, publish
 from vla.evaluation.html_report import write_report
@@ -214,7 +215,8 @@ def test_another_question_keeps_its_episodes_and_is_named(tmp_path: Path) -> Non
     assert first.describe_others() == []
 
 
-PLAN = EvaluationPlan((GO,), 3, "test", 2_000_000, 60, ControlConfig(), False, False, True, 2, "auto", {})
+EPISODES = lift_episodes((GO,), 3, 2_000_000)
+PLAN = EvaluationPlan(EPISODES, "test", 60, ControlConfig(), False, False, True, 2, "auto", {})
 
 
 def test_a_question_is_the_same_for_any_number_of_workers_and_another_for_any_other_option() -> None:
@@ -223,8 +225,8 @@ def test_a_question_is_the_same_for_any_number_of_workers_and_another_for_any_ot
     assert dataclasses.replace(PLAN, workers=8).question(subject, facts) == question
     assert set(question["machine"]) == {"cpu", "instruction_set", "system"}
     others = [
-        dataclasses.replace(PLAN, num_episodes=4),
-        dataclasses.replace(PLAN, first_seed=2_000_001),
+        dataclasses.replace(PLAN, episodes=lift_episodes((GO,), 4, 2_000_000)),
+        dataclasses.replace(PLAN, episodes=lift_episodes((GO,), 3, 2_000_001)),
         dataclasses.replace(PLAN, max_steps=61),
         dataclasses.replace(PLAN, control=ControlConfig(2)),
         dataclasses.replace(PLAN, blind=True),
@@ -257,7 +259,7 @@ def test_a_fault_of_the_machine_says_that_the_same_command_continues() -> None:
 def _published(folder: Path, names: dict[int, str]) -> Evaluation:
     """An evaluation of two episodes that has not been published; `names`: content of the videos by number."""
     subject = control_subject("zero", (GO,))
-    plan = dataclasses.replace(PLAN, num_episodes=2)
+    plan = dataclasses.replace(PLAN, episodes=EPISODES[:2])
     partial = PartialEpisodes(folder, plan.question(subject, {}))
     episodes = [
         dataclasses.replace(died_episode(seed, GO, DIED), has_video=number in names)

@@ -127,6 +127,8 @@ class EvaluatedEpisode:
     result: EpisodeResult
     recording: Recording
     has_video: bool = False
+    switched_step: int | None = None
+    """Control step at which another instruction was given (`vla.evaluation.switching`); None: none was."""
 
 
 def run_episode(
@@ -190,7 +192,13 @@ def run_episode(
     return EvaluatedEpisode(result, recording, has_video)
 
 
-def died_episode(seed: int, instruction: str, reason: str) -> EvaluatedEpisode:
+def start_only(episode: EvaluatedEpisode) -> EvaluatedEpisode:
+    """The episode without its recording, but for the first state: thousands of them fit into memory."""
+    recording = Recording(episode.recording.states[:1].copy(), np.zeros((0, ACTION_DIM), np.float32), None)
+    return replace(episode, recording=recording)
+
+
+def died_episode(seed: int, instruction: str, reason: str, target: int | None = 0) -> EvaluatedEpisode:
     """The INVALID episode of a worker process that died: it began, and nothing else is known of it."""
     result = EpisodeResult(
         seed=seed,
@@ -222,6 +230,7 @@ def died_episode(seed: int, instruction: str, reason: str) -> EvaluatedEpisode:
         cube_yaw_deg=None,
         push_m=None,
         inference_ms=[],
+        target=target,
     )
     return EvaluatedEpisode(result, Recording(np.zeros((0, 0)), np.zeros((0, ACTION_DIM), np.float32), None))
 

@@ -14,6 +14,7 @@ from vla.evaluation.episode import EvaluatedEpisode
 from vla.evaluation.episodes_csv import write_csv
 from vla.evaluation.html_report import write_report
 from vla.evaluation.machine import machine_facts
+from vla.evaluation.obedience import KINDS, OBEDIENCE, kind_rows, obedience_rows
 from vla.evaluation.partial import PartialEpisodes
 from vla.evaluation.plan import EvaluationPlan, Subject, is_video, video_name
 from vla.evaluation.recordings import write_episodes
@@ -22,6 +23,7 @@ from vla.evaluation.runner import episode_runner, resumable
 from vla.evaluation.tables import failure_table, instruction_table, milestone_table, push_line, report_table
 from vla.evaluation.task import EvalTask
 from vla.files import atomic_path, run_lock
+from vla.markdown import markdown_table
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def begin(plan: EvaluationPlan, subject: Subject, output_dir: Path, run_facts: d
     if finished:
         print(f"continuing: {len(finished)} of {len(tasks)} episodes are finished ({partial.folder})")
     facts = subject.facts | {"split": plan.split} | run_facts | {"machine": machine_facts()}
+    if plan.scene.kind == "cubes":
+        facts["skipped_seeds"] = plan.skipped_seeds()
     return BegunEvaluation(plan, subject, output_dir, facts, partial, tasks, finished)
 
 
@@ -113,7 +117,8 @@ def run_episodes(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> Ev
     with episode_runner(plan, subject) as runner:
         begun = begin(plan, subject, output_dir, runner.facts)
         if missing := begun.missing():
-            runner.run(missing, "evaluate", lambda _, episode: begun.keep(episode), list(begun.finished.values()))
+            finished = [episode.result.success for episode in begun.finished.values()]
+            runner.run(missing, "evaluate", lambda _, episode: begun.keep(episode), finished)
     return begun.ended()
 
 
@@ -133,7 +138,9 @@ def publish(evaluation: Evaluation) -> str:
     push = push_line(results) if plan.push_test else None
     options = plan.options | {"output_dir": folder}
     content = results_json(evaluation.facts, options, evaluation.subject.env, results, videos)
-    title = f"{evaluation.facts['policy']} on Lift: {sum(r.success for r in results)} of {len(results)} truly lifted"
+    done = f"{sum(result.success for result in results)} of {len(results)}"
+    several = plan.scene.kind == "cubes"
+    what = f"in the scene cubes: {done} as told" if several else f"on Lift: {done} truly lifted"
     with ExitStack() as stack:
         # Files take their places in reverse order: where results.json is new, everything beside it is new.
         path = {
@@ -144,7 +151,9 @@ def publish(evaluation: Evaluation) -> str:
         path["results.md"].write_text(f"{tables}\n", encoding="utf-8")
         write_csv(path["episodes.csv"], results)
         write_episodes(path["episodes.hdf5"], evaluation.subject.env, episodes)
-        write_report(path["report.html"], title, _report_facts(evaluation), episodes, videos, push)
+        more = _obedience_tables(evaluation) if several else {}
+        title = f"{evaluation.facts['policy']} {what}"
+        write_report(path["report.html"], title, _report_facts(evaluation), episodes, videos, push, more)
         _publish_videos(evaluation.partial.folder, folder, [name for name in names if name is not None])
     return f"{tables}\n"
 
@@ -153,15 +162,18 @@ def _tables(evaluation: Evaluation) -> str:
     """The content of results.md."""
     plan = evaluation.plan
     results = [episode.result for episode in evaluation.episodes]
-    tables = [report_table(results), milestone_table(results)]
-    if len(plan.instructions) > 1:
+    tables = [report_table(results)]
+    if any(result.target is not None for result in results):
+        tables.append(milestone_table(results))
+    if plan.scene.kind == "cubes":
+        tables += [markdown_table(rows[0], rows[1:]) for rows in _obedience_tables(evaluation).values()]
+    elif len(plan.instructions) > 1:
         tables.append(instruction_table(results))
     if not all(result.success for result in results):
         tables.append(failure_table(results))
     if plan.push_test:
         tables.append(push_line(results))
-    first, last = plan.seeds()
-    tables.append(f"{plan.describe()}, {plan.split} seeds {first}-{last}; weights: {evaluation.facts['weights']}")
+    tables.append(f"{plan.describe()}, {plan.split} seeds {_seeds(plan)}; weights: {evaluation.facts['weights']}")
     if "stopping" in evaluation.facts:
         tables.append(evaluation.facts["stopping"])
     return "\n\n".join(tables)
@@ -171,9 +183,25 @@ def _report_facts(evaluation: Evaluation) -> dict[str, str]:
     """Names and values for the table of the run in report.html."""
     machine: dict[str, str] = evaluation.facts["machine"]
     facts = {name: value for name, value in evaluation.facts.items() if name != "machine"} | machine
-    first, last = evaluation.plan.seeds()
     shown = {name.replace("_", " "): str(value) for name, value in facts.items()}
-    return shown | {"instruction": evaluation.plan.describe(), "seeds": f"{first}-{last}"} | run_versions()
+    return shown | {"instruction": evaluation.plan.describe(), "seeds": _seeds(evaluation.plan)} | run_versions()
+
+
+def _obedience_tables(evaluation: Evaluation) -> dict[str, list[tuple[str, ...]]]:
+    """Tables of the scene "cubes" by their headings, each with its head."""
+    results = [episode.result for episode in evaluation.episodes]
+    return {
+        "Obedience": [OBEDIENCE, *obedience_rows(results)],
+        "Kinds of instructions": [KINDS, *kind_rows(results, evaluation.plan.scene)],
+    }
+
+
+def _seeds(plan: EvaluationPlan) -> str:
+    """The seeds, in words."""
+    first, last = plan.seeds()
+    skipped = plan.skipped_seeds()
+    note = f" without {len(skipped)} whose scenes the instruction does not fit" if skipped else ""
+    return f"{first}-{last}{note}"
 
 
 def _publish_videos(source: Path, target: Path, names: Sequence[str]) -> None:

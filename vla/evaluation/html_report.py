@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def write_report(
     episodes: Sequence[EvaluatedEpisode],
     videos: Sequence[Path | None],
     push: str | None = None,
+    more_tables: Mapping[str, list[tuple[str, ...]]] | None = None,
 ) -> None:
     """Write the page: tables, `facts` about the run, plots, and every episode with its frames.
 
@@ -45,9 +46,12 @@ def write_report(
         episodes: at least one.
         videos: one for each episode; None: it has no video.
         push: what the push test found; None: it was not asked for.
+        more_tables: further tables by their headings, each with its head.
     """
     results = [episode.result for episode in episodes]
+    any_named = any(result.target is not None for result in results)
     tables: dict[str, list[tuple[str, ...]]] = {
+        **(more_tables or {}),
         "Milestones": [MILESTONES, *milestone_rows(results)],
         "Failures": [FAILURES, *failure_rows(results)],
         "Table 4 of the report": [TABLE_4, *report_rows(results)],
@@ -59,7 +63,7 @@ def write_report(
         template.render(
             title=title,
             facts=facts,
-            plots=[("Where the cube lay", _data_url(_start_plot(results), "image/png"))],
+            plots=[("Where the cube lay", _data_url(_start_plot(results), "image/png"))] if any_named else [],
             rows=_episode_rows(path.parent, episodes, videos),
             table=rate_rows(results),
             tables={name: rows for name, rows in tables.items() if len(rows) > 1},
@@ -87,13 +91,13 @@ def _episode_rows(
 
 
 def _start_plot(results: Sequence[EpisodeResult]) -> bytes:
-    """Where the cube lay and how it was turned when the episodes began, where that is known, as PNG."""
+    """Where the named cube lay and how it was turned when the episodes began, where that is known, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     place, angle = figure.subplots(1, 2)
     for success, colour, label in ((True, "#2a9d5c", "lifted"), (False, "#c0392b", "failed")):
-        chosen = [result for result in results if result.success == success]
+        chosen = [result for result in results if result.success == success and result.target is not None]
         known = [(r.cube_x_m, r.cube_y_m) for r in chosen if r.cube_x_m is not None and r.cube_y_m is not None]
         turned = [(r.cube_yaw_deg, r.steps) for r in chosen if r.cube_yaw_deg is not None]
         x, y = [100 * x_m for x_m, _ in known], [100 * y_m for _, y_m in known]

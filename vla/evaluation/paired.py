@@ -11,6 +11,7 @@ from typing import Any
 from vla.errors import UserError
 from vla.evaluation.episode import EpisodeResult
 from vla.evaluation.evaluate import publish, run_episodes
+from vla.evaluation.obedience import STILL_COUNTS
 from vla.evaluation.plan import EvaluationPlan, Subject
 from vla.evaluation.runner import resumable
 from vla.evaluation.sequential import THRESHOLD, anytime_interval
@@ -18,6 +19,7 @@ from vla.evaluation.statistics import mcnemar, rate, success_interval
 from vla.evaluation.until_decided import SequentialRun, run_until_decided
 from vla.files import run_lock, write_text
 from vla.markdown import markdown_table
+from vla.sim.config import EnvConfig
 
 COMPARE_VERSION = 2
 """Layout of compare.json: 2 since it may be that of a sequential comparison."""
@@ -56,6 +58,8 @@ def compare_policies(
             ]
         ours, theirs = ([episode.result for episode in evaluation.episodes] for evaluation in evaluations)
         content, text = comparison([str(subject.checkpoint) for subject in (first, second)], ours, theirs, run)
+        if plan.scene.kind == "cubes":
+            text += f"\n\n{STILL_COUNTS}"
         head = {"compare_version": COMPARE_VERSION, "subjects": [first.facts, second.facts]}
         head |= evaluations[0].plan.conditions()
         for evaluation in evaluations:
@@ -73,13 +77,24 @@ def check_same_episodes(first: Subject, second: Subject) -> None:
     Raises:
         UserError: they belong to different ones.
     """
-    ours, theirs = dataclasses.asdict(first.env), dataclasses.asdict(second.env)
-    differing = [f"{name} {ours[name]}, {theirs[name]}" for name in ours if ours[name] != theirs[name]]
-    if differing:
-        raise UserError(
-            f"{first.checkpoint} and {second.checkpoint} were trained in different scenes ({'; '.join(differing)}): "
-            "their episodes would not be the same; evaluate each by itself with --checkpoint"
-        )
+    check_same_simulator((first.checkpoint, second.checkpoint), (first.env, second.env))
+
+
+def check_same_simulator(checkpoints: Sequence[Path], envs: Sequence[EnvConfig]) -> None:
+    """As `check_same_episodes`, for the simulators of any number of checkpoints.
+
+    Raises:
+        UserError: they belong to different ones.
+    """
+    ours = dataclasses.asdict(envs[0])
+    for path, env in zip(checkpoints, envs, strict=True):
+        theirs = dataclasses.asdict(env)
+        differing = [f"{name} {ours[name]}, {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+        if differing:
+            raise UserError(
+                f"{checkpoints[0]} and {path} were trained in different scenes ({'; '.join(differing)}): "
+                "their episodes would not be the same; evaluate each by itself with --checkpoint"
+            )
 
 
 def comparison(

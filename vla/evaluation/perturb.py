@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla.errors import UserError
+from vla.evaluation.obedience import STILL_COUNTS
 from vla.evaluation.perturbation_table import (
     UNPERTURBED,
     measured_cell,
@@ -17,7 +19,29 @@ from vla.evaluation.plan import EvaluationPlan, Subject
 from vla.evaluation.runner import episode_runner, resumable
 from vla.evaluation.statistics import rate
 from vla.files import run_lock, write_text
-from vla.sim.perturbations import Perturbation
+from vla.sim.config import SceneKind
+from vla.sim.perturbations import Perturbation, parse_perturbations
+
+LIFT_ONLY = ("placement", "cube-colour")
+"""Axes that the scene "cubes" does not have: it draws the places itself, and the instruction names a colour."""
+
+
+def perturbations_for(text: str, scene: SceneKind) -> list[Perturbation]:
+    """Read --perturb for a scene; in the scene "cubes", "all" is without LIFT_ONLY.
+
+    Raises:
+        UserError: there is no such axis or level, or the scene does not have it.
+    """
+    perturbations = parse_perturbations(text)
+    if scene == "lift":
+        return perturbations
+    left = [perturbation for perturbation in perturbations if perturbation.axis not in LIFT_ONLY]
+    if not left:
+        raise UserError(
+            f"--perturb {text}: the scene cubes draws the places itself, and its instructions name colours; leave it "
+            "out, or perturb it with a checkpoint of the scene lift"
+        )
+    return left
 
 
 def evaluate_perturbed(
@@ -48,4 +72,6 @@ def evaluate_perturbed(
                 print(f"{name}: {rate(cells[name]['lifted'], cells[name]['episodes'])}")
         write_text(path.with_suffix(".md"), f"{perturbation_table(cells)}\n")
         write_perturbation_plot(path.with_suffix(".png"), cells)
+    if plan.scene.kind == "cubes":
+        print(f"\n{STILL_COUNTS}")
     print(f"\n{perturbation_table(cells)}\n\nresults: {path}, {path.with_suffix('.png')}")

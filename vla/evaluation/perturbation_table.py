@@ -69,8 +69,9 @@ def read_cells(path: Path, question: Question) -> dict[str, Cell]:
     if differs is not None:
         raise UserError(f"{path} is of another run: {differs}; {remedy}")
     first, last = question["seeds"]
+    seeds = sorted(set(range(first, last + 1)) - set(question.get("skipped_seeds", [])))
     for name, cell in cells.items():
-        problem = _problem(name, cell, list(range(first, last + 1)))
+        problem = _problem(name, cell, seeds)
         if problem:
             raise UserError(f"{path} is damaged: the cell {name[:40]!r} {problem}; {remedy}")
     return cells

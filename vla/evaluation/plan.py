@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from vla.evaluation.asked_episodes import STILL_STEPS, AskedEpisode
 from vla.evaluation.identity import Question, as_json
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
@@ -21,7 +21,7 @@ from vla.judging.thresholds import Thresholds
 from vla.policies.actor import ControlConfig
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance
 from vla.policies.text_encoder import EMBEDDING_DIM
-from vla.sim.config import EnvConfig, warn_of_version_drift
+from vla.sim.config import EnvConfig, Scene, warn_of_version_drift
 from vla.sim.perturbations import Perturbation
 
 InferenceMode = Literal["auto", "workers", "shared"]
@@ -39,7 +39,7 @@ class Subject:
     env: EnvConfig
     """The simulator that the policy belongs to."""
     embeddings: dict[str, np.ndarray]
-    """(512,) float32 raw embedding of each instruction."""
+    """(dim,) float32 raw embedding of each instruction."""
     facts: dict[str, Any]
     """What result files say of it."""
     checkpoint_version: FileVersion | None = None
@@ -87,14 +87,11 @@ def control_subject(name: str, instructions: tuple[str, ...]) -> Subject:
 class EvaluationPlan:
     """Which episodes are run, and how."""
 
-    instructions: tuple[str, ...]
-    num_episodes: int
-    """Episodes with each instruction."""
+    episodes: tuple[AskedEpisode, ...]
     split: str
     """Whose seeds these are: "test" or "validation"."""
-    first_seed: int
-    """Seed of the first episode; each further episode has the next one."""
     max_steps: int
+    """Control steps of an episode; where nothing is to be moved, at most STILL_STEPS."""
     control: ControlConfig
     blind: bool
     """The policy is shown black images."""
@@ -104,45 +101,73 @@ class EvaluationPlan:
     inference: InferenceMode
     options: dict[str, Any]
     """The command's options, for results.json."""
+    scene: Scene = field(default_factory=Scene)
+    """What may lie on the table in all episodes that have no scene of their own."""
+    recorded: bool = True
+    """Whether states, actions and frames of the episodes are kept."""
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.episodes)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The different instructions, in the order in which they are first said."""
+        return tuple(dict.fromkeys(text for episode in self.episodes for text in episode.instructions))
 
     def seeds(self) -> tuple[int, int]:
         """The first and the last seed."""
-        return self.first_seed, self.first_seed + self.num_episodes * len(self.instructions) - 1
+        seeds = [episode.seed for episode in self.episodes]
+        return min(seeds), max(seeds)
+
+    def skipped_seeds(self) -> list[int]:
+        """Seeds between these that have no episode, because the instruction does not fit their scenes."""
+        first, last = self.seeds()
+        return sorted(set(range(first, last + 1)) - {episode.seed for episode in self.episodes})
 
     def describe(self) -> str:
         """The instruction as people read it, and whether the policy was blind."""
-        instruction = f'"{self.instructions[0]}"' if len(self.instructions) == 1 else "each instruction"
+        if len(self.instructions) == 1:
+            instruction = f'"{self.instructions[0]}"'
+        else:
+            instruction = "each instruction" if self.scene.kind == "lift" else "an instruction of its own for each seed"
         return instruction + (", BLIND" if self.blind else "")
 
     def worker_count(self) -> int:
         """Simulator processes to start: no more than there are episodes."""
-        return min(self.workers, self.num_episodes * len(self.instructions))
+        return min(self.workers, len(self.episodes))
 
     def tasks(
         self, subject: Subject, video_folder: Path | None, perturbation: Perturbation | None = None
     ) -> list[EvalTask]:
-        """The episodes of each instruction. Each has a seed of its own, so that all are independent trials."""
-        instructions = itertools.chain.from_iterable([name] * self.num_episodes for name in self.instructions)
+        """The episodes as tasks for the workers, in their order."""
         return [
             EvalTask(
                 policy=subject.policy,
                 checkpoint=subject.checkpoint,
-                embedding=subject.embeddings[instruction],
-                seed=self.first_seed + index,
-                instruction=instruction,
-                max_steps=self.max_steps,
+                embedding=subject.embeddings[episode.instruction],
+                seed=episode.seed,
+                instruction=episode.instruction,
+                max_steps=self.max_steps if episode.target is not None else min(self.max_steps, STILL_STEPS),
                 control=self.control,
                 video=None if video_folder is None else video_folder / video_name(index + 1),
                 blind=self.blind,
                 push=self.push_test,
                 perturbation=perturbation,
+                target=episode.target,
+                scene=episode.scene or self.scene,
+                switch=episode.switch,
+                switch_embedding=None if episode.switch is None else subject.embeddings[episode.switch.instruction],
+                recorded=self.recorded,
                 checkpoint_version=subject.checkpoint_version,
             )
-            for index, instruction in enumerate(instructions)
+            for index, episode in enumerate(self.episodes)
         ]
 
     def conditions(self) -> Question:
         """What decides the episodes besides the policy; in the files of --compare and --perturb."""
+        several = self.scene.kind == "cubes"  # the scene "lift" is described as it was before there were others
         return {
             "versions": run_versions(),
             "machine": machine_facts(),
@@ -152,6 +177,7 @@ class EvaluationPlan:
             "max_steps": self.max_steps,
             "control": dataclasses.asdict(self.control),
             "thresholds": dataclasses.asdict(Thresholds()),
+            **({"scene": self.scene.to_json_types(), "skipped_seeds": self.skipped_seeds()} if several else {}),
         }
 
     def question(self, subject: Subject, run_facts: dict[str, Any]) -> Question:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vla.evaluation.episode import EpisodeResult
 from vla.evaluation.milestones import PHASES
+from vla.evaluation.obedience import obedience_json
 from vla.evaluation.statistics import success_interval
 from vla.evaluation.tables import count_failures, push_summary
 from vla.judging.thresholds import Thresholds
@@ -79,6 +80,7 @@ def results_json(
             kind: _share(conditions.total(), len(results)) | {"failed": dict(conditions)}
             for kind, conditions in count_failures(results).items()
         },
+        **({"obedience": obedience_json(results)} if env.scene.kind == "cubes" else {}),
         "push_test": push_summary(results),
         "timing": _timing(results),
         "episodes": [_episode(result, video) for result, video in zip(results, videos, strict=True)],

@@ -43,7 +43,7 @@ class EpisodeRunner:
         tasks: Sequence[EvalTask],
         label: str,
         keep: Callable[[int, EvaluatedEpisode], None] | None = None,
-        finished: Sequence[EvaluatedEpisode] = (),
+        finished: Sequence[bool] = (),
         enough: Callable[[], bool] = lambda: False,
     ) -> list[EvaluatedEpisode]:
         """Run the tasks and return their episodes in the same order, whatever the number of workers.
@@ -54,24 +54,25 @@ class EpisodeRunner:
             tasks: the episodes to run.
             label: text before the progress bar.
             keep: called with the number of a task and its episode, as soon as that has ended.
-            finished: episodes that an earlier run has finished, for the progress bar.
+            finished: whether each episode that an earlier run has finished was a success, for the progress bar.
             enough: once it is true, no further episode begins, and the episodes that began are returned.
         """
-        lifted = sum(episode.result.success for episode in finished)
+        successes = sum(finished)
         episodes: dict[int, EvaluatedEpisode] = {}
         total = len(finished) + len(tasks)
         with tqdm(total=total, initial=len(finished), unit="episode", desc=label) as bar:
 
             def done(number: int, episode: EvaluatedEpisode | None) -> None:
-                nonlocal lifted
+                nonlocal successes
                 if episode is None:
-                    episode = died_episode(tasks[number].seed, tasks[number].instruction, DIED)
+                    task = tasks[number]
+                    episode = died_episode(task.seed, task.instruction, DIED, task.target)
                 episodes[number] = episode
                 if keep is not None:
                     keep(number, episode)
-                lifted += episode.result.success
+                successes += episode.result.success
                 bar.update()
-                bar.set_postfix_str(f"{lifted} lifted")
+                bar.set_postfix_str(f"{successes} succeeded")
 
             served = [dataclasses.replace(task, server=self._addresses.get(task.checkpoint)) for task in tasks]
             self._workers.run(evaluate_in_worker, served, done, enough)

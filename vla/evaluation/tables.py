@@ -70,10 +70,15 @@ def report_table(results: Sequence[EpisodeResult]) -> str:
 
 
 def milestone_rows(results: Sequence[EpisodeResult]) -> list[tuple[str, str, str]]:
-    """For each of PHASES: how many episodes reached it, with the exact 95% interval, and its meaning."""
+    """For each of PHASES: how many episodes reached it, with the exact 95% interval, and its meaning.
+
+    Episodes in which nothing was to be moved do not count; without any others there are no rows.
+    """
+    asked = [result for result in results if result.target is not None]
     return [
-        (phase, rate(sum(phase in result.phase_times_s for result in results), len(results)), meaning)
+        (phase, rate(sum(phase in result.phase_times_s for result in asked), len(asked)), meaning)
         for phase, meaning in PHASES.items()
+        if asked
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,18 @@ import numpy as np
 import torch
 
 from vla.errors import UserError
-from vla.evaluation.episode import EvaluatedEpisode, run_episode
+from vla.evaluation.asked_episodes import Switch
+from vla.evaluation.episode import EvaluatedEpisode, run_episode, start_only
+from vla.evaluation.switching import SwitchingActor
 from vla.experts.controls import control
+from vla.experts.idle import IdleActor
+from vla.experts.scripted import ExpertConfig
 from vla.files import FileVersion, file_version
 from vla.policies.actor import ControlConfig, PolicyActor
 from vla.policies.checkpoint import load_checkpoint, load_policy
 from vla.policies.inference_server import RemoteModel
 from vla.policies.text_encoder import InstructionEmbeddings
+from vla.sim.config import Scene
 from vla.sim.perturbations import Perturbation
 from vla.sim.rollout import Actor
 from vla.sim.workers import simulator
@@ -31,7 +37,7 @@ class EvalTask:
     """One of `vla.experts.controls.CONTROLS`, or "checkpoint"."""
     checkpoint: Path
     embedding: np.ndarray
-    """(512,) raw embedding of the instruction, computed once by the parent process."""
+    """(dim,) raw embedding of the instruction, computed once by the parent process."""
     seed: int
     instruction: str
     max_steps: int
@@ -48,13 +54,29 @@ class EvalTask:
     computes it on one CPU thread."""
     checkpoint_version: FileVersion | None = None
     """The file that must be loaded (`vla.files.file_version`); None: whatever file lies there now."""
+    scene: Scene | None = None
+    """What may lie on the table; None: what the simulator was made with."""
+    switch: Switch | None = None
+    """Another instruction on the way; `target` is then the cube that this one names."""
+    switch_embedding: np.ndarray | None = None
+    """(dim,) raw embedding of the instruction of `switch`."""
+    recorded: bool = True
+    """False: of the recording, only the first state is kept, when the episode has been judged."""
 
 
 def evaluate_in_worker(task: EvalTask) -> EvaluatedEpisode:
     """Run `task` with the worker's simulator and its copy of the policy."""
     sim = simulator()
     sim.perturbation, sim.target = task.perturbation, task.target
-    return run_episode(sim, task_actor(task), task.instruction, task.seed, task.max_steps, task.video, task.push)
+    if task.scene is not None:
+        sim.change_scene(task.scene)
+    actor = task_actor(task)
+    if task.switch is not None:
+        actor = SwitchingActor(sim, actor, task.switch, task.switch_embedding)
+    episode = run_episode(sim, actor, task.instruction, task.seed, task.max_steps, task.video, task.push)
+    if isinstance(actor, SwitchingActor):
+        episode = dataclasses.replace(episode, switched_step=actor.switched_step)
+    return episode if task.recorded else start_only(episode)
 
 
 def task_actor(task: EvalTask) -> Actor:
@@ -63,6 +85,8 @@ def task_actor(task: EvalTask) -> Actor:
     Raises:
         UserError: the checkpoint cannot be loaded, or is another file than the task asks for.
     """
+    if task.policy == "expert" and task.target is None:
+        return IdleActor(ExpertConfig(noise_std=0.0))
     if task.policy != "checkpoint":
         return control(task.policy)
     torch.set_num_threads(1)

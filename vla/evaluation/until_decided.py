@@ -46,7 +46,7 @@ def run_until_decided(plan: EvaluationPlan, subjects: Sequence[Subject], folders
                 [task for _, task in missing],
                 "until decided",
                 lambda number, episode: missing[number][0].keep(episode),
-                [episode for side in sides for episode in side.finished.values()],
+                [episode.result.success for side in sides for episode in side.finished.values()],
                 lambda: _decision(sides).better is not None,
             )
     decision = _decision(sides)
@@ -68,7 +68,7 @@ def _cut(side: BegunEvaluation, decision: Decision) -> Evaluation:
     )
     return dataclasses.replace(
         side,
-        plan=dataclasses.replace(side.plan, num_episodes=decision.pairs),
+        plan=dataclasses.replace(side.plan, episodes=side.plan.episodes[: decision.pairs]),
         tasks=side.tasks[: decision.pairs],
         facts=side.facts | {"stopping": stopping},
     ).ended()

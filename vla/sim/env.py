@@ -7,6 +7,7 @@ and `vla.sim.gl.select_backend` has to set that variable first.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import importlib
 import logging
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from vla.judging.push_test import push_test
 from vla.judging.verdict import Judge
 from vla.judging.world import CLOCK, WorldWatch
 from vla.sim import gl
-from vla.sim.config import ACTION_DIM, CUBES, EnvConfig, Placement
+from vla.sim.config import ACTION_DIM, CUBES, EnvConfig, Placement, Scene
 from vla.sim.effect import Effect, EpisodeChange
 from vla.sim.table import TableCube, TableLayout, table_layout
 from vla.sim.table_setup import COLOUR_FIELDS, colour_cubes, environment_of, lay_out, pose_addresses
@@ -158,6 +159,16 @@ class Simulator:
     def target_name(self) -> str:
         """robosuite's name of the target; of the first cube where there is none."""
         return self._names[self._target or 0]
+
+    def change_scene(self, scene: Scene) -> None:
+        """Let the cubes of the next episodes be those of another scene of the same kind.
+
+        Raises:
+            ValueError: it is of another kind, which needs a simulator of its own.
+        """
+        if scene.kind != self.config.scene.kind:
+            raise ValueError(f"a simulator of the scene {self.config.scene.kind!r} cannot hold {scene.kind!r}")
+        self.config = dataclasses.replace(self.config, scene=scene)
 
     def close(self) -> None:
         """Release the GL context."""

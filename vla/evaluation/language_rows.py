@@ -1,0 +1,137 @@
+"""What is kept of the language suite's episodes: a row for each, in a file that grows while the suite runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla.evaluation.episode import EvaluatedEpisode
+from vla.evaluation.identity import Question, digest
+from vla.evaluation.language_cases import Case
+from vla.files import write_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One episode of the suite; `vla.evaluation.episode.EpisodeResult` says more of the fields that have its names."""
+
+    part: str
+    seed: int
+    number: int
+    """Of the seed's instructions in this part; 0: the one that stands for the seed."""
+    instruction: str
+    then: str | None
+    """What was said on the way; None: nothing."""
+    detail: str
+    said: str | None
+    """Row of the matrix of said and lifted (`vla.evaluation.language_cases.Case.row`)."""
+    target: int | None
+    cube_colours: list[str]
+    first_touched: int | None
+    cubes_moved_m: list[float]
+    """Rounded to 0.1 mm."""
+    cubes_lifted: list[int]
+    success: bool
+    failure_kind: str | None
+    invalid_reason: str | None
+    steps: int
+    switched_step: int | None
+    judges_agree: bool | None
+    start: str | None
+    """12 hex digits of the SHA-256 of the first state; None where the worker process died."""
+
+    @classmethod
+    def of(cls, case: Case, episode: EvaluatedEpisode) -> Row:
+        """The row of an episode that has ended."""
+        result, switch, states = episode.result, case.episode.switch, episode.recording.states
+        return cls(
+            part=case.part,
+            seed=result.seed,
+            number=case.number,
+            instruction=case.episode.instruction,
+            then=None if switch is None else switch.instruction,
+            detail=case.said.detail,
+            said=case.row,
+            target=result.target,
+            cube_colours=result.cube_colours or [cube.colour for cube in case.layout().cubes],
+            first_touched=result.first_touched,
+            cubes_moved_m=[round(moved_m, 4) for moved_m in result.cubes_moved_m],
+            cubes_lifted=result.cubes_lifted,
+            success=result.success,
+            failure_kind=result.failure_kind,
+            invalid_reason=result.invalid_reason,
+            steps=result.steps,
+            switched_step=episode.switched_step,
+            judges_agree=result.judges_agree,
+            start=hashlib.sha256(states[0].tobytes()).hexdigest()[:12] if len(states) else None,
+        )
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Part, seed and number: no two rows share them."""
+        return self.part, self.seed, self.number
+
+    @property
+    def lifted_colours(self) -> str:
+        """Column of the matrix of said and lifted: a colour, "nothing" or "several"."""
+        colours = [self.cube_colours[number] for number in self.cubes_lifted]
+        return colours[0] if len(colours) == 1 else "several" if colours else "nothing"
+
+
+def different_starts(rows: Sequence[Row]) -> list[int]:
+    """Seeds whose episodes did not all begin in the same state; there should be none."""
+    starts: dict[int, set[str]] = {}
+    for row in rows:
+        if row.start is not None:
+            starts.setdefault(row.seed, set()).add(row.start)
+    return [seed for seed, found in starts.items() if len(found) > 1]
+
+
+class RowsFile:
+    """The rows of a suite that has not ended: `partial-language-<digest of the question>.jsonl`, a line for each.
+
+    The same command finds the same file. A line that a killed run wrote in part is dropped.
+    """
+
+    def __init__(self, output_dir: Path, question: Question) -> None:
+        self.path = output_dir / f"partial-language-{digest(question)}.jsonl"
+
+    def load(self) -> list[Row]:
+        """The rows of the episodes that have finished."""
+        if not self.path.exists():
+            return []
+        rows, lines = [], self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(Row(**json.loads(line)))
+            except (TypeError, ValueError):
+                print(f"WARNING: line {number} of {self.path} is damaged; its episode is run again")
+        write_text(self.path, "".join(f"{_line(row)}\n" for row in rows))
+        return rows
+
+    def add(self, row: Row) -> None:
+        """Append a row; it is safe on the disk when this returns."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{_line(row)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+
+
+def as_json_lines(head: dict[str, Any], rows: Sequence[Row]) -> str:
+    """JSON of `head` with the rows under the key "episodes", one in a line."""
+    text = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
+    return f'{text},\n "episodes": [\n' + ",\n".join(f"  {_line(row)}" for row in rows) + "\n ]\n}\n"
+
+
+def _line(row: Row) -> str:
+    return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
