@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import imageio.v2 as imageio
@@ -19,7 +20,9 @@ import pytest
 
 from tests.conftest import ROOT, assert_user_error, run_script, wait_for
 from vla.demos.parts import prepare_parts, remove_parts
+from vla.errors import UserError
 from vla.files import run_lock
+from vla.sim.config import EnvConfig
 
 COLLECT = ROOT / "1_collect_demos.py"
 collection = importlib.import_module("1_collect_demos")
@@ -168,3 +171,26 @@ def test_interrupted_collection_says_how_to_continue(tmp_path: Path) -> None:
 def test_a_gl_backend_that_does_not_work_is_reported_in_one_line(tmp_path: Path) -> None:
     done = run_script(COLLECT, "--num-episodes", "1", cwd=tmp_path, MUJOCO_GL="nonesuch")
     assert_user_error(done, "MUJOCO_GL=nonesuch", "apt-get install")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cubes": (1, 2)}, r"holds 2 to 4 cubes, got \(1, 2\)"),
+        ({"same_colour_share": 2.0}, r"lies in \[0, 1\], got 2.0"),
+        ({"num_episodes": 3}, "multiple of --demos-per-seed.* got 3 and 2"),
+        ({"demos_per_seed": 0}, "at least 1, got 4 and 0"),
+    ],
+)
+def test_a_scene_that_cannot_be_collected_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        collection.CollectOptions(**{"scene": "cubes", "num_episodes": 4, **options})
+
+
+def test_each_scene_has_a_file_and_settings_of_its_own() -> None:
+    lift, cubes = collection.CollectOptions(), collection.CollectOptions(scene="cubes")
+    assert (lift.file, cubes.file) == (Path("data/lift_demos.hdf5"), Path("data/cubes_demos.hdf5"))
+    assert "scene" not in lift.settings()  # files of the scene lift are the same as before there were others
+    assert cubes.settings()["scene"] == {"kind": "cubes", "counts": [2, 3, 4], "same_colour_share": 0.25}
+    assert json.loads(json.dumps(cubes.settings())) == cubes.settings()
+    assert EnvConfig.from_env_args(cubes.env().to_env_args()) == cubes.env()

@@ -98,7 +98,7 @@ def _held_by_its_edge(d: Director) -> None:
 
 def _rattling(d: Director) -> None:
     def shake() -> None:
-        d.sim.data.qvel[d.cube_qvel][0] += 0.05
+        d.sim.data.qvel[d.cube_qvel][0] += 0.035
 
     d.grasp()
     d.lift(tamper=shake)
