@@ -18,36 +18,44 @@ from scripts import run_stage
 from vla.errors import UserError
 from vla.evaluation.results_json import run_versions
 from vla.files import write_text
-from vla.training.recipes import RECIPES
+from vla.training.recipes import LANGUAGE, RECIPES, RecipeName
 
 NOTE = "asked_for.json"
 UNTRAINED = ("--vision-weights", "none", "--clip-weights", "none")
 """No pretrained weights, whether there is a network or not."""
 
 
-def recipe() -> dict[str, Any]:
-    """The numbers of the `cpu` recipe, as JSON types: a result that was trained with others is stale."""
-    return _as_json(dataclasses.asdict(RECIPES["cpu"]))
+def recipe(name: RecipeName = "cpu") -> dict[str, Any]:
+    """The numbers of a recipe, as JSON types: a result that was trained with others is stale."""
+    return _as_json(dataclasses.asdict(RECIPES[name]))
 
 
-def train(folder: Path, request: dict[str, Any], arguments: Callable[[], tuple[object, ...]]) -> None:
-    """Train the `cpu` recipe in `folder` by 4_train.py, unless the same training is finished there.
+def language_settings(name: RecipeName) -> dict[str, Any]:
+    """How a recipe deals with the instruction, as JSON types."""
+    return _as_json(dataclasses.asdict(LANGUAGE[name]))
+
+
+def train(
+    folder: Path, request: dict[str, Any], arguments: Callable[[], tuple[object, ...]], name: RecipeName = "cpu"
+) -> None:
+    """Train a recipe in `folder` by 4_train.py, unless the same training is finished there.
 
     Args:
         folder: gets the checkpoints, the history and the logs.
         request: what decides the policy, as JSON types.
         arguments: makes the demonstrations where needed, and returns further arguments of 4_train.py.
+        name: of the recipe.
 
     Raises:
         UserError: a script failed, or the folder holds another training.
     """
-    asked = _as_json({**request, "recipe": recipe(), "versions": run_versions()})
+    asked = _as_json({**request, "recipe": recipe(name), "versions": run_versions()})
     note = folder / NOTE
     if note.exists() and json.loads(note.read_text()) == asked:
         print(f"{folder}: already trained")
         return
     run_stage(
-        *("4_train.py", "--recipe", "cpu", "--resume", "--output-dir", folder, "--log-dir", folder / "log"),
+        *("4_train.py", "--recipe", name, "--resume", "--output-dir", folder, "--log-dir", folder / "log"),
         *UNTRAINED,
         *arguments(),
     )

@@ -175,14 +175,14 @@ class ConfigClass(Protocol):
     def __call__(
         self,
         *,
-        image: ImageSpec,
-        pooling: Literal["average", "keypoints"],
-        proprioception: bool,
-        observation_horizon: int,
-        located_cubes: int,
-        locates_named: bool,
-        language_in_vision: LanguageInVision,
-        text_dim: int,
+        image: ImageSpec = ...,
+        pooling: Literal["average", "keypoints"] = ...,
+        proprioception: bool = ...,
+        observation_horizon: int = ...,
+        located_cubes: int = ...,
+        locates_named: bool = ...,
+        language_in_vision: LanguageInVision = ...,
+        text_dim: int = ...,
     ) -> NetworkConfig:
         """A configuration for a new network."""
 
