@@ -26,6 +26,7 @@ from training_seeds import pooled_rate, training_seeds_table
 from tests.attacks.__main__ import tables as attack_tables
 from vla.errors import UserError
 from vla.evaluation.episode import EpisodeResult
+from vla.evaluation.language_tables import suite_tables
 from vla.evaluation.perturbation_table import UNPERTURBED, perturbation_table
 from vla.evaluation.statistics import rate, share
 from vla.evaluation.tables import TABLE_4, instruction_table, report_rows
@@ -142,6 +143,25 @@ def harmless_axes(results: Results, name: str, level: str) -> str:
     return f"{len(harmless)} of the {len(AXES)}"
 
 
+def language_rate(
+    results: Results, name: str, part: str, measure: str = "right", unit: str | None = None, shown: str = "rate"
+) -> str:
+    """How often something happened in a part of the language suite, with the exact 95% interval over seeds.
+
+    `measure` and `unit` are keys of the part in language.json; the unit is "one_each" unless given, for a wrong object
+    "any_of_seed". `shown` "count" leaves the interval out.
+    """
+    found = results[name]["parts"][part]["measures"][measure]
+    counted = found[unit or ("any_of_seed" if measure == "wrong_object" else "one_each")]
+    return (rate if shown == "rate" else share)(counted["count"], counted["of"])
+
+
+def language_table(results: Results, name: str, heading: str) -> str:
+    """One of the language suite's tables, by its heading in language.md."""
+    head, *rows = suite_tables(results[name])[heading]
+    return markdown_table(head, rows)
+
+
 def attack_sum(results: Results, key: str) -> str:
     """A number over all attacks: 'runs', or how many lifts a judge accepted."""
     return f"{sum(attack[key] for attack in results['attacks']['attacks'].values()):,}"
@@ -249,6 +269,8 @@ FIGURES: dict[str, Callable[..., str]] = {
     "perturbed_rate": perturbed_rate,
     "perturbed_levels": perturbed_levels,
     "harmless_axes": harmless_axes,
+    "language_rate": language_rate,
+    "language_table": language_table,
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,
     "edge_cases": lambda results: edge_cases_table(results["edge_cases"]),

@@ -22,15 +22,18 @@ from trainings import recipe
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.suite import DRIFT, QUANTITIES
 from vla.errors import UserError
+from vla.evaluation.language_suite import LANGUAGE_VERSION
 from vla.evaluation.perturbation_table import PERTURB_VERSION
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
-from vla.files import SHIPPED, sha256
+from vla.files import SHIPPED, SHIPPED_LANGUAGE, sha256
 from vla.judging.thresholds import Thresholds
 from vla.sim.perturbations import AXES
 
 RESULTS = ROOT / "docs/results"
 OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
 """Results whose `checkpoint_sha256` must be that of checkpoints/lift.pth."""
+OF_LANGUAGE_POLICY = ("language",)
+"""The same for checkpoints/language.pth."""
 WITHOUT_VERDICT = (
     *("evaluation_speed", "familiar", "judging_cost", "web_load", "seed_statistics", "sequential", "text_encoders"),
 )
@@ -41,6 +44,12 @@ TRAINED_LAYOUTS = {
     "training_seeds": ("training_seeds_version", TRAINING_SEEDS_VERSION),
 }
 """Results that trained policies of their own: the key of their layout's version, and the version."""
+_VERSIONS = {
+    "results_version": RESULTS_VERSION,
+    "perturb_version": PERTURB_VERSION,
+    "language_version": LANGUAGE_VERSION,
+}
+"""Versions of the layouts that 5_evaluate.py writes."""
 
 
 class Results:
@@ -74,15 +83,16 @@ def stale(name: str, content: Any) -> str | None:
     for stored in values(content, "thresholds"):
         if stored != dataclasses.asdict(Thresholds()):
             return "it was judged by other thresholds than vla.judging.thresholds.Thresholds"
-    for kind, version in (("results_version", RESULTS_VERSION), ("perturb_version", PERTURB_VERSION)):
+    for kind, version in _VERSIONS.items():
         if content.get(kind, version) != version:
             return f"its {kind} is {content[kind]}, and the code writes {version}"
     for stored in values(content, "versions"):
         for package, here in run_versions().items():
             if package != "python" and stored.get(package, here) != here:
                 return f"it was measured with {package} {stored[package]}, and {here} is installed"
-    if name in OF_SHIPPED_POLICY and set(values(content, "checkpoint_sha256")) != {sha256(ROOT / SHIPPED)}:
-        return f"it was measured on another policy than {SHIPPED}"
+    for path, names in ((SHIPPED, OF_SHIPPED_POLICY), (SHIPPED_LANGUAGE, OF_LANGUAGE_POLICY)):
+        if name in names and set(values(content, "checkpoint_sha256")) != {sha256(ROOT / path)}:
+            return f"it was measured on another policy than {path}"
     if name == "attacks":
         return _stale_attacks(content)
     if name in TRAINED_LAYOUTS:

@@ -36,7 +36,10 @@ def write_heat_map(path: Path, content: Mapping[str, Any]) -> None:
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("lifted")
     axes.set_ylabel("said")
-    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(1, counts.shape[1]) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, counts.shape[0]) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
     figure.colorbar(image, ax=axes, label="share of the row", ticks=[0, 0.5, 1])
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})

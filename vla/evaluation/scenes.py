@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from vla.errors import UserError
+from vla.files import SHIPPED, SHIPPED_LANGUAGE
 from vla.policies.checkpoint import load_checkpoint
 from vla.sim.config import EnvConfig, Scene, SceneKind
 
@@ -41,7 +42,7 @@ def evaluated_env(
     if env.scene.kind == "lift" and (counts is not None or same_colour_share is not None):
         raise UserError(
             "--cubes and --same-colour-share are for the scene cubes, and this evaluation is in the scene lift; "
-            "leave them out, or give --scene cubes with a checkpoint that was trained there"
+            f"leave them out, or add: --scene cubes --checkpoint {SHIPPED_LANGUAGE}"
         )
     own = env.scene
     share = own.same_colour_share if same_colour_share is None else same_colour_share
@@ -56,8 +57,8 @@ def check_scene(checkpoint: Path, env: EnvConfig, scene: SceneKind | None) -> No
     """
     trained = env.scene.kind
     if scene is not None and scene != trained:
-        recipe = " --recipe language" if scene == "cubes" else ""
+        other = SHIPPED_LANGUAGE if scene == "cubes" else SHIPPED
         raise UserError(
             f"{checkpoint} was trained in the scene {trained}, not in {scene}; evaluate it with --scene {trained}, or "
-            f"give --checkpoint one that was trained in {scene} (python 4_train.py{recipe})"
+            f"give another: --scene {scene} --checkpoint {other}"
         )

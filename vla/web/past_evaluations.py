@@ -97,6 +97,8 @@ def description(evaluation: Evaluation) -> str:
 def _description_rows(facts: dict[str, Any], episodes: Sequence[EpisodeResult]) -> list[tuple[str, str]]:
     options, seeds = facts["options"], [episode.seed for episode in episodes]
     instruction = "each of the eight" if options["every_instruction"] else f"“{options['instruction']}”"
+    if options["instruction"] is None:
+        instruction = "one of its own for each seed"
     return [
         ("policy", str(facts["policy"])),
         ("weights", str(facts["weights"])),
