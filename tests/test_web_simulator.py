@@ -91,11 +91,11 @@ def test_a_step_moves_its_own_episode_only(process: SimulatorProcess) -> None:
 @pytest.mark.slow
 def test_a_simulator_that_died_between_requests_is_replaced_silently(process: SimulatorProcess) -> None:
     process.start_view(1)
-    assert process.ready
+    assert process.ready_for(EnvConfig())
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process._process.join()
-    assert not process.ready
+    assert not process.ready_for(EnvConfig())
     assert process.start_view(1).image.shape == (224, 224, 3)
 
 

@@ -20,6 +20,8 @@ BEST = Path("checkpoints/best_model.pth")
 """Checkpoint that training writes."""
 SHIPPED = Path("checkpoints/lift.pth")
 """Checkpoint of the reference policy, which comes with the repository."""
+SHIPPED_LANGUAGE = Path("checkpoints/language.pth")
+"""Checkpoint of the policy of several cubes, which does what the instruction says."""
 FileVersion = tuple[int, int]
 _ABANDONED_S = 3600
 """A temporary file that was not written to for so long belongs to no living writer."""

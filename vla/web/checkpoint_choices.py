@@ -1,4 +1,8 @@
-"""The checkpoints that a visitor can choose from by file name; the page takes no path from a browser."""
+"""Who can drive the arm, and in which scene: the checkpoints, by file name, and the controls.
+
+A visitor chooses among them; the page takes no path from a browser. A checkpoint's scene is the one that it was trained
+in. The controls act in both scenes; in the scene "cubes", their names begin with CUBES_PREFIX.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,24 @@ from pathlib import Path
 
 from vla.errors import UserError
 from vla.experts.controls import CONTROLS
-from vla.files import SHIPPED, file_version
+from vla.files import SHIPPED, SHIPPED_LANGUAGE, FileVersion, file_version
+from vla.policies.checkpoint import load_checkpoint
+from vla.sim.config import EnvConfig, SceneKind
 from vla.web.loaded_policy import LoadedPolicy, TextEncoders
 
 EXPERT = "expert"
 """The control that drives where there is no checkpoint."""
+CUBES_PREFIX = "cubes:"
+
+
+def control_of(driver: str) -> str | None:
+    """Return the control that a driver is (`vla.experts.controls`); None for a checkpoint."""
+    name = driver.removeprefix(CUBES_PREFIX)
+    return name if name in CONTROLS else None
 
 
 class CheckpointChoices:
-    """The checkpoints beside the given one, and the shipped one. Each is loaded when it is first asked for."""
+    """The checkpoints beside the given one, and the shipped ones. Each is loaded when it is first asked for."""
 
     KEPT = 3
     """Networks that stay in memory; the least recently used one goes first."""
@@ -27,6 +40,7 @@ class CheckpointChoices:
         self._encoders = TextEncoders(clip_weights)
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, LoadedPolicy] = OrderedDict()
+        self._envs: dict[Path, tuple[FileVersion, EnvConfig]] = {}
         self.broken: dict[str, str] = {}
         """Why `first` could not use a checkpoint, by file name."""
 
@@ -36,7 +50,23 @@ class CheckpointChoices:
 
     def drivers(self) -> list[str]:
         """Everything that can drive the arm: checkpoints by file name, then the expert, then the other controls."""
-        return [*self.names(), EXPERT, *(name for name in CONTROLS if name != EXPERT)]
+        controls = [EXPERT, *(name for name in CONTROLS if name != EXPERT)]
+        in_cubes = [CUBES_PREFIX + name for name in controls] if self._first_of("cubes") is not None else []
+        return [*self.names(), *controls, *in_cubes]
+
+    def scenes(self) -> dict[SceneKind, list[str]]:
+        """Return the scenes that can be shown, with their drivers; "cubes" is one where it has a checkpoint."""
+        scenes: dict[SceneKind, list[str]] = {"lift": []}
+        for driver in self.drivers():
+            scenes.setdefault(self.env(driver).scene.kind, []).append(driver)
+        return scenes
+
+    def env(self, driver: str) -> EnvConfig:
+        """Return the simulator that one of `drivers` acts in; the default one for a checkpoint that cannot be used."""
+        path = self._paths().get(driver)
+        if path is not None:
+            return self._trained_in(path)
+        return self._first_of("cubes" if driver.startswith(CUBES_PREFIX) else "lift") or EnvConfig()
 
     def __getitem__(self, name: str) -> LoadedPolicy:
         """Return the policy of that file name; it is loaded again if the file was written anew.
@@ -78,11 +108,27 @@ class CheckpointChoices:
             if policy is not None:
                 _ = policy.embeddings["An instruction that is in no training set"]
 
+    def _first_of(self, kind: SceneKind) -> EnvConfig | None:
+        """Return the simulator of the first checkpoint of a scene; None: there is none."""
+        envs = (self._trained_in(path) for path in self._paths().values())
+        return next((env for env in envs if env.scene.kind == kind), None)
+
+    def _trained_in(self, path: Path) -> EnvConfig:
+        """Return the simulator of a checkpoint, which is read once for this; its network is not kept."""
+        version = file_version(path)
+        known = self._envs.get(path)
+        if known is None or known[0] != version:
+            env = EnvConfig()
+            with contextlib.suppress(UserError):  # the visitor who chooses this checkpoint reads the error
+                env = EnvConfig.from_env_args(load_checkpoint(path)["env_args"])
+            known = self._envs[path] = version, env
+        return known[1]
+
     def _paths(self) -> dict[str, Path]:
         # `vla.files.atomic_path` gives its temporary files names that begin with a dot.
         beside = [path for path in sorted(self.main.parent.glob("*.pth")) if not path.name.startswith(".")]
         paths: dict[str, Path] = {}
-        for path in (self.main, *beside, SHIPPED):
+        for path in (self.main, *beside, SHIPPED, SHIPPED_LANGUAGE):
             if path.is_file():
                 paths.setdefault(path.name, path)
         return paths

@@ -42,7 +42,7 @@ def checked_seed(seed: float | None) -> int:
     Raises:
         PageError: it is no whole number, or out of range.
     """
-    if seed is None or not 0 <= seed < TEST_SEEDS.stop or seed != int(seed):
+    if not isinstance(seed, (int, float)) or not 0 <= seed < TEST_SEEDS.stop or seed != int(seed):
         raise PageError(f"the seed must be a whole number from 0 to {TEST_SEEDS.stop - 1}, got {seed}")
     return int(seed)
 
@@ -55,9 +55,9 @@ def checked_placement(x_cm: float | None, y_cm: float | None, yaw_deg: float | N
     """
     limit_cm = 100 * PLACEMENT_RANGE_M
     if (
-        x_cm is None
-        or y_cm is None
-        or yaw_deg is None
+        not isinstance(x_cm, (int, float))
+        or not isinstance(y_cm, (int, float))
+        or not isinstance(yaw_deg, (int, float))
         or not (abs(x_cm) <= limit_cm and abs(y_cm) <= limit_cm and abs(yaw_deg) <= MAX_YAW_DEG)
     ):
         raise PageError(

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from vla.evaluation.video import episode_frames, write_video
-from vla.experts.controls import CONTROLS
+from vla.evaluation.video import write_video
 from vla.web import live_view
+from vla.web.checkpoint_choices import control_of
 from vla.web.checks import PageError, checked_instruction, checked_placement, user_errors_shown
 from vla.web.episode_runner import EpisodeRunner
 from vla.web.live_episode import LiveEpisode
@@ -50,7 +50,7 @@ class EpisodeHandlers:
             notice = self._runner.preparation_notice(instruction, driver)
             yield live_view.notice_html(notice), *no_results, {}
             episode = self._runner.prepare(instruction, driver, seed, max_steps, placement, perturbation)
-            mailbox = self._mailboxes.open(session, episode.driver)
+            mailbox = self._mailboxes.open(session, episode.driver, self._runner.listens(episode.driver))
             try:
                 for _ in self._runner.run(episode, mailbox):
                     yield episode.html(), *no_results, episode.progress()
@@ -66,7 +66,7 @@ class EpisodeHandlers:
         yield view, verdict, curves, None, summary
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies the video before it asks for more
             video = Path(folder, f"episode_{episode.task.seed}.mp4")
-            write_video(video, episode_frames([view.step for view in episode.steps], episode.instructions))
+            write_video(video, episode.frames())
             yield view, verdict, curves, str(video), summary
 
     def compare(
@@ -108,10 +108,12 @@ class EpisodeHandlers:
         """Give this visitor's running episode another instruction, from its next step on."""
         instruction = checked_instruction(instruction)
         mailbox, driver = self._running_episode(request)
-        if driver in CONTROLS:
+        if not mailbox.listens:
             raise PageError(f"{driver} follows no instruction; run a checkpoint to give it another one")
-        with user_errors_shown():
-            embedding = self._runner.choices[driver].embedding(instruction)
+        embedding = None
+        if control_of(driver) is None:
+            with user_errors_shown():
+                embedding = self._runner.choices[driver].embedding(instruction)
         _put(mailbox, InstructionChange(instruction, embedding))
 
     def push(self, request: gr.Request) -> None:

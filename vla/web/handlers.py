@@ -11,6 +11,7 @@ from vla.web.demo_listing import DemoFile
 from vla.web.episode_handlers import EpisodeHandlers
 from vla.web.episode_runner import EpisodeRunner
 from vla.web.image_handlers import ImageHandlers
+from vla.web.scene_handlers import SceneHandlers
 from vla.web.simulator_process import SimulatorProcess
 from vla.web.waiting_lines import WaitingLines
 
@@ -26,6 +27,7 @@ class Handlers:
         self.lines = lines
         self.runner = EpisodeRunner(choices, simulator)
         self.episodes = EpisodeHandlers(self.runner, lines)
+        self.scene = SceneHandlers(choices, self.runner.first_driver)
         self.images = ImageHandlers(choices, self.runner.second)
         self.archive = ArchiveHandlers(results, DemoFile(data))
 

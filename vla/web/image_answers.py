@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vla.policies.preprocess import prepare
+from vla.policies.occlusion import occlusion_maps
+from vla.sim.config import POSITION_SCALE_M
 from vla.web.known_views import Viewpoint
 from vla.web.live_view import planned_path
 from vla.web.loaded_policy import LoadedPolicy
-from vla.web.uploads import SIDE_PX
 
 FAMILIAR_SHARE = 0.85
 """Share of familiar pixels below which an image is called strange; docs/page.md shows what unchanged and
@@ -22,46 +22,15 @@ _YELLOW, _OPEN, _CLOSE = (255, 214, 10), (120, 130, 140), (59, 130, 196)
 _FONT, _SMALL = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
 
 
-@torch.inference_mode()
-def where_it_looks(policy: LoadedPolicy, image: np.ndarray, instruction: str) -> np.ndarray:
-    """Return how much the first action changes when a spot is hidden: (224, 224) in [0, 1], 1 at the strongest spot.
+def where_it_looks(policy: LoadedPolicy, image: np.ndarray, *instructions: str) -> np.ndarray:
+    """Return how much the first action changes when a spot is hidden (`vla.policies.occlusion`).
 
-    This is occlusion (Zeiler and Fergus 2014): a square in the image's mean colour is moved over the part that the
-    network sees. Outside of that part the map is 0.
+    One map for each of the n instructions, (n, 224, 224) in [0, 1]; 1 is the strongest spot of all of them.
     """
-    spec = policy.network.config.image
-    left, top, side = (round(SIDE_PX * share) for share in (spec.crop_left, spec.crop_top, spec.crop_size))
-    size, stride = side // 6, side // 16
-    corners = [
-        (top + row, left + column)
-        for row in range(0, side - size + 1, stride)
-        for column in range(0, side - size + 1, stride)
-    ]
-    occluded = np.repeat(image[None], len(corners) + 1, axis=0)  # the last one stays whole
-    for copy, (row, column) in zip(occluded, corners, strict=False):
-        copy[row : row + size, column : column + size] = image.mean(axis=(0, 1)).astype(np.uint8)
-    first_actions = _first_actions(policy, occluded, instruction)  # (n + 1, 7)
-    change = np.linalg.norm(first_actions[:-1] - first_actions[-1], axis=-1)
-    total, count = np.zeros((SIDE_PX, SIDE_PX)), np.zeros((SIDE_PX, SIDE_PX))
-    for value, (row, column) in zip(change, corners, strict=True):
-        total[row : row + size, column : column + size] += value
-        count[row : row + size, column : column + size] += 1
-    heat = total / np.maximum(count, 1)
-    scaled: np.ndarray = heat / max(float(heat.max()), 1e-9)
+    embeddings = torch.stack([policy.embeddings[instruction] for instruction in instructions]).to(policy.device)
+    maps = occlusion_maps(policy.network, image, embeddings)
+    scaled: np.ndarray = maps / max(float(maps.max()), 1e-9)
     return scaled
-
-
-def _first_actions(policy: LoadedPolicy, images: np.ndarray, instruction: str) -> np.ndarray:
-    """(n, 224, 224, 3) uint8 -> (n, 7), each image filling the whole observation buffer."""
-    network, horizon = policy.network, policy.network.config.observation_horizon
-    language = policy.embeddings[instruction].to(policy.device)[None]
-    actions = []
-    for part in torch.from_numpy(images).split(32):
-        words = language.expand(len(part), -1)
-        features = network.encode(prepare(part.to(policy.device), network.config.image), None, words)
-        chunks = network.decode(features[:, None].expand(-1, horizon, -1), words).actions()
-        actions.append(chunks[:, 0].float().cpu().numpy())
-    return np.concatenate(actions)
 
 
 def draw_plan(image: np.ndarray, action_chunk: np.ndarray, viewpoint: Viewpoint) -> Image.Image:
@@ -96,7 +65,7 @@ def _draw_gripper_commands(draw: ImageDraw.ImageDraw, commands: np.ndarray) -> N
 
 
 def draw_heat(image: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """Draw a map of `where_it_looks` over the image."""
+    """Draw one map of `where_it_looks` over the image."""
     from matplotlib import colormaps
 
     colour = colormaps["inferno"](heat)[..., :3] * 255  # (224, 224, 3)
@@ -123,12 +92,24 @@ def note(familiar_share: float, strangeness: float, viewpoint_known: bool) -> st
             "camera moved by 4 cm can look like this, although the policy then lifts far fewer cubes "
             "(docs/perturbations.md)."
         ]
-    if not viewpoint_known:
-        notes.append(
-            "Where the gripper is in this image is not known; the path is drawn from where it stands when an episode "
-            "begins."
-        )
-    return "\n\n".join(notes)
+    return "\n\n".join(filter(None, (*notes, viewpoint_note(viewpoint_known))))
+
+
+def viewpoint_note(known: bool) -> str:
+    """Return what a visitor should know about the drawn path; "" where there is nothing to know."""
+    if known:
+        return ""
+    where = "the path is drawn from where it stands when an episode begins"
+    return f"Where the gripper is in this image is not known; {where}."
+
+
+def difference_note(first: np.ndarray, second: np.ndarray) -> str:
+    """Return how much the first action, (7,), depends on which of two instructions is given, as Markdown."""
+    hand = POSITION_SCALE_M * 1000 * float(np.linalg.norm(np.clip(first, -1, 1)[:3] - np.clip(second, -1, 1)[:3]))
+    return (
+        f"Between the two instructions, the commanded motion of the hand differs by **{hand:.0f} mm** in the first "
+        "step (at most 50 mm along each axis). Both maps have one scale: 1 is the strongest spot of the two."
+    )
 
 
 def action_rows(action_chunk: np.ndarray) -> list[list[Any]]:

@@ -15,7 +15,10 @@ from vla.sim.config import Placement
 from vla.web import image_answers, table_view
 from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.checks import PageError, checked_instruction, checked_placement, checked_seed, user_errors_shown
+from vla.web.goals import Said, layout_of
 from vla.web.known_views import KnownViews
+from vla.web.live_view import heard_words
+from vla.web.loaded_policy import LoadedPolicy
 from vla.web.second_simulator import SecondSimulator
 from vla.web.uploads import read_square
 
@@ -30,25 +33,39 @@ class ImageHandlers:
         self.examples = self._views.examples
         """File and description of each example image."""
 
-    def table(self, by_hand: bool, x_cm: float, y_cm: float, yaw_deg: float, seed: int | None) -> Image.Image:
-        """Draw the table from above, with the cube where the visitor or else the seed puts it."""
-        if by_hand:
+    def table(
+        self, by_hand: bool, x_cm: float, y_cm: float, yaw_deg: float, seed: int | None, driver: str
+    ) -> Image.Image:
+        """Draw the table from above, with the cube where the visitor or else the seed puts it, or with all cubes."""
+        env = self._choices.env(str(driver))
+        if by_hand and env.scene.kind == "lift":
             return table_view.draw_table(checked_placement(x_cm, y_cm, yaw_deg))
         try:
-            view = self._simulator.start_view(checked_seed(seed))
+            if env.scene.kind == "cubes":
+                return table_view.draw_cubes(layout_of(env, checked_seed(seed)))
+            view = self._simulator.start_view(env, checked_seed(seed))
         except (UserError, gr.Error):  # the visitor reads the error when the episode is asked for
             return table_view.draw_table(None)
         return table_view.draw_table(Placement(float(view.cube_pos[0]), float(view.cube_pos[1]), view.cube_yaw_deg))
 
-    def table_clicked(self, event: gr.SelectData) -> tuple[bool, float, float]:
-        """Return that the cube is placed by hand, and the x and y of the click in centimetres."""
+    def table_clicked(self, driver: str, event: gr.SelectData) -> Any:
+        """Return that the cube is placed by hand, and the x and y of the click in centimetres.
+
+        In the scene "cubes", nothing changes: the seed places them all.
+        """
+        if self._choices.env(str(driver)).scene.kind == "cubes":
+            return gr.skip(), gr.skip(), gr.skip()
         x_m, y_m = table_view.position_of_click(*event.index)
         return True, round(100 * x_m, 1), round(100 * y_m, 1)
 
-    def first_image(self, seed: int | None) -> np.ndarray:
-        """Return the simulator's image at the start of an episode, (224, 224, 3) uint8."""
+    def first_image(self, seed: int | None, driver: str | None = None) -> np.ndarray:
+        """Return the image at the start of an episode, (224, 224, 3) uint8.
+
+        It comes from the simulator that `driver` acts in; None: the first of all drivers.
+        """
+        env = self._choices.env(str(driver or self._choices.drivers()[0]))
         with user_errors_shown():
-            view = self._simulator.start_view(checked_seed(seed))
+            view = self._simulator.start_view(env, checked_seed(seed))
         self._views.keep(view)
         return view.image
 
@@ -61,12 +78,33 @@ class ImageHandlers:
             instruction = checked_instruction(instruction)
             policy = self._choices[str(name)]
             action_chunk = policy.action_chunk(image, instruction)
-            heat = image_answers.where_it_looks(policy, image, instruction)
-            strangeness = self._views.strangeness(policy, image)
-        viewpoint = self._views.find(image)
-        note = image_answers.note(self._views.familiar_share(image), strangeness, viewpoint is not None)
+            (heat,) = image_answers.where_it_looks(policy, image, instruction)
+            viewpoint = self._views.find(image)
+            note = self._note(policy, image, instruction, viewpoint is not None)
         plan = image_answers.draw_plan(image, action_chunk, viewpoint or self._views.home)
         return image_answers.action_rows(action_chunk), plan, image_answers.draw_heat(image, heat), note
+
+    def compare_looks(
+        self, upload: dict[str, Any] | None, instruction: str, other: str, name: str
+    ) -> tuple[Image.Image, Image.Image, str]:
+        """Show where the policy `name` looks in one image under two instructions; returns (heat map of each, note)."""
+        with user_errors_shown():
+            image = read_square(_uploaded_file(upload))
+            said = checked_instruction(instruction), checked_instruction(other)
+            policy = self._choices[str(name)]
+            one, two = image_answers.where_it_looks(policy, image, *said)
+            first, second = (policy.action_chunk(image, text)[0] for text in said)
+        note = image_answers.difference_note(first, second)
+        return image_answers.draw_heat(image, one), image_answers.draw_heat(image, two), note
+
+    def _note(self, policy: LoadedPolicy, image: np.ndarray, instruction: str, viewpoint_known: bool) -> str:
+        """Return what a visitor should know about the answer, as Markdown."""
+        # The familiar frames show the one red cube, and were kept without an instruction.
+        if policy.env.scene.kind == "cubes" or policy.network.config.encodes_language:
+            heard = heard_words(Said(instruction, heard=policy.heard(instruction)))
+            return f"The policy heard: {heard}.\n\n{image_answers.viewpoint_note(viewpoint_known)}".strip()
+        share, strangeness = self._views.familiar_share(image), self._views.strangeness(policy, image)
+        return image_answers.note(share, strangeness, viewpoint_known)
 
 
 def _uploaded_file(upload: dict[str, Any] | None) -> Path:

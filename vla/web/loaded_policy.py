@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from vla.files import FileVersion, file_version
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import build_model, load_checkpoint, provenance
 from vla.policies.devices import choose_device
+from vla.policies.listener import Heard, Listener
 from vla.policies.network import PolicyNetwork
 from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder, matching_text_encoder
 from vla.policies.weights import Identity
@@ -111,6 +113,19 @@ class LoadedPolicy:
         """
         embedding: np.ndarray = self.embeddings[instruction].detach().cpu().numpy()
         return embedding
+
+    def heard(self, instruction: str) -> Heard:
+        """Return the wording of the training that is nearest to an instruction.
+
+        Raises:
+            UserError: as `embedding`.
+        """
+        return self._listener.hear(self.embedding(instruction))
+
+    @functools.cached_property
+    def _listener(self) -> Listener:
+        language = self.facts["language"]
+        return Listener(language["texts"], language["embeddings"].numpy())
 
     def action_chunk(self, image: np.ndarray, instruction: str) -> np.ndarray:
         """Predict (K, 7) actions in [-1, 1] from one (224, 224, 3) uint8 image, which fills the observation buffer."""

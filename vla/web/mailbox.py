@@ -10,11 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class InstructionChange:
-    """The policy is to follow another instruction."""
+    """Another instruction is to be followed."""
 
     instruction: str
-    embedding: np.ndarray
-    """(512,) raw embedding of the instruction."""
+    embedding: np.ndarray | None
+    """(text_dim,) raw embedding of the instruction; None for the expert, which is told the target instead."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,15 @@ class Mailbox:
     CAPACITY = 10
     """Largest number of messages between two steps."""
 
-    def __init__(self, driver: str | None) -> None:
-        """`driver` is the one of the episode; None for a comparison, which can only be stopped."""
+    def __init__(self, driver: str | None, listens: bool = False) -> None:
+        """Make the mailbox of an episode.
+
+        Args:
+            driver: who drives; None for a comparison, which can only be stopped.
+            listens: whether the driver follows another instruction.
+        """
         self.driver = driver
+        self.listens = listens
         self._messages: list[InstructionChange | Push] = []
         self._lock = threading.Lock()
         self._stop_requested = threading.Event()
@@ -66,9 +72,9 @@ class Mailboxes:
     def __init__(self) -> None:
         self._running: dict[str | None, Mailbox] = {}
 
-    def open(self, session: str | None, driver: str | None) -> Mailbox:
-        """Make the mailbox of an episode that starts."""
-        mailbox = Mailbox(driver)
+    def open(self, session: str | None, driver: str | None, listens: bool = False) -> Mailbox:
+        """Make the mailbox of an episode that starts (see `Mailbox`)."""
+        mailbox = Mailbox(driver, listens)
         self._running[session] = mailbox
         return mailbox
 

@@ -17,13 +17,23 @@ if TYPE_CHECKING:  # it imports torch, for which the page does not wait before i
 
 
 @dataclass(frozen=True)
+class Retarget:
+    """From here on, the verdict is about this cube."""
+
+    target: int | None
+    """Number of the cube in the `TableLayout`; None: nothing may move."""
+
+
+@dataclass(frozen=True)
 class Intervention:
     """What a visitor does to a running episode before its next step."""
 
     embedding: np.ndarray | None = None
-    """(512,) embedding of a new instruction; None: the instruction stays."""
+    """(text_dim,) embedding of a new instruction; None: the policy's instruction stays."""
     push: bool = False
-    """Flick the cube."""
+    """Flick the target; without one, the first cube."""
+    retarget: Retarget | None = None
+    """Another cube is named; None: the target stays."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from vla.web.checkpoint_choices import EXPERT
 from vla.web.handlers import Handlers
 from vla.web.tabs.archive import demonstrations_tab, evaluations_tab
 from vla.web.tabs.model import model_tab
+from vla.web.tabs.scene import OPENING_TAB, connect_scene, scene_choice
 from vla.web.tabs.side_by_side import side_by_side_tab
 from vla.web.tabs.simulation import simulation_tab
 from vla.web.tabs.single_image import single_image_tab
@@ -26,20 +25,18 @@ def fill_page(page: gr.Blocks, handlers: Handlers, seed: int) -> None:
         gr.Markdown("# Lift VLA\nA robot arm, a camera and a sentence: a policy learned from demonstrations.")
         if handlers.runner.first_driver == EXPERT:
             gr.Markdown(f"**Only the scripted expert can run here:** {handlers.choices.missing()}.")
-        with gr.Tab("Full simulation"):
-            drivers = simulation_tab(handlers, seed, page)
-        with gr.Tab("Single image"):
-            policy = single_image_tab(handlers, seed)
-        with gr.Tab("Side by side"):
-            drivers += side_by_side_tab(handlers, seed)
-        with gr.Tab("Evaluations"):
-            evaluations_tab(handlers, page)
-        with gr.Tab("Demonstrations"):
-            demonstrations_tab(handlers, page)
-        with gr.Tab("Model"):
-            model_tab(handlers, page)
-
-        def choices_now() -> list[Any]:
-            return [*(gr.Dropdown(handlers.choices.drivers()) for _ in drivers), gr.Dropdown(handlers.choices.names())]
-
-        page.load(choices_now, None, [*drivers, policy], api_visibility="private", queue=False)
+        choice, hint = scene_choice(handlers)
+        with gr.Tabs(selected=OPENING_TAB[handlers.scene.first_scene()]) as tabs:
+            with gr.Tab("Full simulation", id="simulation"):
+                content = [simulation_tab(handlers, seed, page)]
+            with gr.Tab("Single image", id="single_image"):
+                content.append(single_image_tab(handlers, seed))
+            with gr.Tab("Side by side", id="side_by_side"):
+                content.append(side_by_side_tab(handlers, seed))
+            with gr.Tab("Evaluations", id="evaluations"):
+                evaluations_tab(handlers, page)
+            with gr.Tab("Demonstrations", id="demonstrations"):
+                demonstrations_tab(handlers, page)
+            with gr.Tab("Model", id="model"):
+                model_tab(handlers, page)
+        connect_scene(handlers, page, choice, hint, tabs, content)

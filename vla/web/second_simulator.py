@@ -19,10 +19,11 @@ class SecondSimulator:
     """Largest number of first images that are kept."""
 
     def __init__(self, env: EnvConfig) -> None:
+        """`env` is the simulator to start with."""
         self._env = env
         self._simulator: SimulatorProcess | None = None
         self._in_use, self._starting = threading.Lock(), threading.Lock()
-        self._views: OrderedDict[int, CameraView] = OrderedDict()
+        self._views: OrderedDict[tuple[EnvConfig, int], CameraView] = OrderedDict()
 
     def start(self) -> SimulatorProcess:
         """Return the simulator; the first call begins to start it."""
@@ -36,27 +37,31 @@ class SecondSimulator:
         if self._simulator is not None:
             self._simulator.close()
 
-    def keep(self, seed: int, view: CameraView) -> None:
-        """Keep the first image of a seed."""
-        self._views[seed] = view
+    def keep(self, env: EnvConfig, seed: int, view: CameraView) -> None:
+        """Keep the first image of a seed in the simulator of `env`."""
+        self._views[env, seed] = view
         while len(self._views) > self.KEPT:
             self._views.popitem(last=False)
 
-    def start_view(self, seed: int) -> CameraView:
-        """Return the first image of a seed. If it is not kept, this waits for a running comparison.
+    def start_view(self, env: EnvConfig, seed: int) -> CameraView:
+        """Return the first image of a seed in the simulator of `env`.
+
+        If it is not kept, this waits for a running comparison, and for a restart if the simulator was another one.
 
         Raises:
             UserError: see `SimulatorProcess.start_view`.
         """
-        view = self._views.get(seed)
+        view = self._views.get((env, seed))
         if view is None:
-            with self.borrowed() as simulator:
+            with self.borrowed(env) as simulator:
                 view = simulator.start_view(seed)
-            self.keep(seed, view)
+            self.keep(env, seed, view)
         return view
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[SimulatorProcess]:
-        """Lend the simulator to one caller at a time."""
+    def borrowed(self, env: EnvConfig) -> Iterator[SimulatorProcess]:
+        """Lend the simulator of `env` to one caller at a time."""
         with self._in_use:
-            yield self.start()
+            simulator = self.start()
+            simulator.configure(env)
+            yield simulator

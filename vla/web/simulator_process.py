@@ -51,21 +51,27 @@ class SimulatorProcess:
         self._start_process()
 
     def configure(self, config: EnvConfig) -> None:
-        """Restart the process if it runs another simulator than that of `config`."""
-        if config != self._config:
-            self._config = config
-            self._kill_process()
-            self._start_process()
+        """Restart the process if it runs another simulator than that of `config`; this ends the running episode.
+
+        One process holds one simulator: a second one within it would keep the memory of both as long as the page runs,
+        for visitors who change the scene now and then and wait some seconds when they do.
+        """
+        with self._lock:
+            if config != self._config and not self._closed:
+                self._config = config
+                self._episode_number += 1
+                self._kill_process()
+                self._connection.close()
+                self._start_process()
 
     @property
     def pid(self) -> int | None:
         """PID of the simulator process."""
         return self._process.pid
 
-    @property
-    def ready(self) -> bool:
-        """Whether the process has started and answers at once."""
-        return self._ready and self._process.is_alive()
+    def ready_for(self, config: EnvConfig) -> bool:
+        """Whether the process has started with this simulator, and answers at once."""
+        return config == self._config and self._ready and self._process.is_alive()
 
     def start_view(self, seed: int, placement: Placement | None = None) -> CameraView:
         """Show how the episode of `seed` begins. This ends the running episode.

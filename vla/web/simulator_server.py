@@ -6,19 +6,20 @@ import contextlib
 import copy
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
 
 from vla.errors import UserError
-from vla.evaluation.task import task_actor
+from vla.evaluation.task import EvalTask, task_actor
+from vla.experts.controls import control
 from vla.judging.verdict import Judge
 from vla.policies.actor import PolicyActor
 from vla.sim.config import EnvConfig
-from vla.sim.env import Simulator
-from vla.sim.rollout import Actor, Step, rollout
+from vla.sim.env import Observation, Simulator
+from vla.sim.rollout import Actor, Decision, Step, rollout
 from vla.sim.table import TableLayout
 from vla.sim.workers import die_with_parent
 from vla.web.messages import (
@@ -27,6 +28,7 @@ from vla.web.messages import (
     EpisodeRequest,
     Intervention,
     Request,
+    Retarget,
     StepRequest,
     StepView,
     ViewRequest,
@@ -57,6 +59,23 @@ def serve(connection: Connection, config: EnvConfig) -> None:
             connection.send(answer)
 
 
+class ToldExpert:
+    """The expert of the scene "cubes": it lifts the simulator's target, which a visitor may change on the way; without
+    one, it keeps still."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self._sim, self._expert, self._idle = sim, control("expert"), control("zero")
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode."""
+        self._expert.reset(instruction, seed)
+        self._idle.reset(instruction, seed)
+
+    def select_action(self, obs: Observation) -> Decision:
+        """Choose the next action."""
+        return (self._idle if self._sim.target is None else self._expert).select_action(obs)
+
+
 class SimulatorServer:
     """A simulator and its running episode."""
 
@@ -64,7 +83,7 @@ class SimulatorServer:
         self._sim = sim
         self._judge = Judge()
         self._actor: Actor | None = None
-        self._steps: Iterator[Step] = iter(())
+        self._steps: Generator[Step, Judge | None, None] | None = None
         self._push_rng = np.random.default_rng()
 
     def answer(self, request: Request) -> Answer:
@@ -81,7 +100,7 @@ class SimulatorServer:
         return self._step(request.intervention)
 
     def _start_view(self, request: ViewRequest) -> CameraView:
-        self._steps = iter(())
+        self._steps = None
         self._sim.perturbation, self._sim.placement, self._sim.target = None, request.placement, 0
         obs = self._sim.reset(request.seed)
         return CameraView(
@@ -99,7 +118,7 @@ class SimulatorServer:
             request.placement,
             task.target,
         )
-        self._judge, self._actor = Judge(), task_actor(task)
+        self._judge, self._actor = Judge(), self._make_actor(task)
         self._steps = rollout(self._sim, self._actor, task.instruction, task.seed, task.max_steps, self._judge)
         self._push_rng = np.random.default_rng([task.seed, 7])
         self._sim.reset(task.seed)
@@ -112,8 +131,23 @@ class SimulatorServer:
         policy = self._actor if isinstance(self._actor, PolicyActor) else None
         if policy is not None and intervention.embedding is not None:
             policy.set_instruction(torch.from_numpy(intervention.embedding))
-        step = next(self._steps, None)
-        if step is None:
+        try:
+            step = self._next_step(intervention.retarget)
+        except StopIteration:
             return self._judge
         action_chunk = step.decision.action[None] if policy is None else policy.action_chunk
         return StepView(step, copy.deepcopy(self._judge), action_chunk, self._sim.camera_matrix())
+
+    def _next_step(self, retarget: Retarget | None) -> Step:
+        assert self._steps is not None, "an episode has been started"
+        if retarget is None:
+            return next(self._steps)
+        self._sim.target = retarget.target
+        self._judge = Judge(steps=self._judge.steps)
+        self._judge.start(self._sim.evidence(), on_the_way=True)
+        return self._steps.send(self._judge)
+
+    def _make_actor(self, task: EvalTask) -> Actor:
+        if task.policy == "expert" and self._sim.config.scene.kind == "cubes":
+            return ToldExpert(self._sim)
+        return task_actor(task)

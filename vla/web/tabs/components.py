@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
-from vla.policies.instructions import INSTRUCTIONS
 from vla.sim.config import TEST_SEEDS
-from vla.web.checks import MAX_INSTRUCTION_CHARS, MAX_STEPS
+from vla.web.checks import MAX_STEPS
 from vla.web.handlers import Handlers
 from vla.web.live_view import STEPS_PER_S
 
@@ -17,11 +17,19 @@ ANNOUNCED = "element.setAttribute('aria-live', 'polite')"
 """Script of an element whose changes a screen reader announces. The element must exist before its first change."""
 
 
-def instruction_box(label: str = "Instruction", value: str = INSTRUCTIONS[0]) -> gr.Textbox:
-    """An instruction, with examples to click."""
-    box = gr.Textbox(value, label=label, max_length=MAX_INSTRUCTION_CHARS)
-    gr.Examples([[text] for text in INSTRUCTIONS], box, label="Examples: click one", api_visibility="private")
-    return box
+@dataclass
+class OfScene:
+    """Components whose content or choices belong to a scene."""
+
+    drivers: list[gr.Dropdown] = field(default_factory=list)
+    policies: list[gr.Dropdown] = field(default_factory=list)
+    """Choices of a checkpoint."""
+    boxes: list[tuple[gr.Textbox, gr.Number, int]] = field(default_factory=list)
+    """An instruction, its seed, and which of two first instructions it shows."""
+    only_lift: list[gr.Column] = field(default_factory=list)
+    """What is shown in the scene "lift" only."""
+    switches: list[gr.Checkbox] = field(default_factory=list)
+    """Choices in `only_lift`, which another scene switches off."""
 
 
 def driver_box(handlers: Handlers, label: str) -> gr.Dropdown:

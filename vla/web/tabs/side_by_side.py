@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import gradio as gr
 
-from vla.policies.instructions import INSTRUCTIONS
 from vla.web.handlers import Handlers
 from vla.web.live_view import notice_html
-from vla.web.tabs.components import ANNOUNCED, driver_box, instruction_box, seed_box, steps_slider
+from vla.web.tabs.components import ANNOUNCED, OfScene, driver_box, seed_box, steps_slider
+from vla.web.tabs.instruction import instruction_input
 from vla.web.waiting_lines import EPISODES
 
 ABOUT = (
     "The same seed twice, at the same time: two instructions, two checkpoints, or a policy and the expert. With one "
-    "red cube on the table, another wording should change nothing."
+    "red cube on the table, another wording should change nothing; with several cubes, nothing but the instruction "
+    "tells the two apart."
 )
 
 
-def side_by_side_tab(handlers: Handlers, first_seed: int) -> list[gr.Dropdown]:
-    """Build the tab; returns its choices of a driver."""
+def side_by_side_tab(handlers: Handlers, first_seed: int) -> OfScene:
+    """Build the tab; returns what belongs to a scene."""
     gr.Markdown(ABOUT)
     inputs: list[gr.components.Component] = []
     outputs: list[gr.components.Component] = []
-    drivers: list[gr.Dropdown] = []
+    of_scene = OfScene()
+    instructions = []
     with gr.Row():
-        for side, example in (("A", INSTRUCTIONS[0]), ("B", INSTRUCTIONS[1])):
+        for index, side in enumerate("AB"):
             with gr.Column(min_width=320):
-                instruction = instruction_box(f"Instruction {side}", example)
+                instruction = instruction_input(handlers, first_seed, f"Instruction {side}", index)
                 driver = driver_box(handlers, f"Who drives {side}")
-                inputs += [instruction, driver]
-                drivers.append(driver)
+                inputs += [instruction.box, driver]
+                instructions.append(instruction)
+                of_scene.drivers.append(driver)
     with gr.Row():
-        inputs += [seed_box(first_seed), steps_slider()]
+        seed = seed_box(first_seed)
+        inputs += [seed, steps_slider()]
+    for instruction, driver in zip(instructions, of_scene.drivers, strict=True):
+        instruction.connect(driver, seed)
+        of_scene.boxes.append((instruction.box, seed, instruction.index))
     with gr.Row():
         run = gr.Button("Run both", variant="primary")
         stop = gr.Button("Stop", variant="stop")
@@ -50,4 +57,4 @@ def side_by_side_tab(handlers: Handlers, first_seed: int) -> list[gr.Dropdown]:
         **handlers.lines.joined(EPISODES),
     )
     stop.click(handlers.episodes.stop, api_visibility="private", queue=False)
-    return drivers
+    return of_scene
