@@ -13,6 +13,7 @@ from vla.files import SHIPPED
 from vla.markdown import markdown_table
 from vla.policies.checkpoint import provenance
 from vla.policies.network import PolicyNetwork
+from vla.policies.text_encoder import EncoderName
 from vla.web import past_evaluations
 from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.loaded_policy import LoadedPolicy
@@ -25,8 +26,15 @@ PARTS = {
     "fusion": ("Cross-attention fusion", "2.1M"),
     "decoder": ("Action decoder (4 layers)", "8.3M"),
     "auxiliary": ("Auxiliary head (training only)", "-"),
+    "named": ("Auxiliary head behind the fusion (training only)", "-"),
+    "text_projection": ("Projection of the instruction", "-"),
 }
 """Rows of the report's Table 1, by the names of `VLA`'s parts."""
+TEXT_ENCODERS: dict[EncoderName, str] = {
+    "clip": "text tower (CLIP ViT-B/32) has 63.4M",
+    "minilm": "sentence encoder (all-MiniLM-L6-v2) has 22.6M",
+}
+"""The text encoders, with their parameters."""
 
 
 def about_model(choices: CheckpointChoices) -> str:
@@ -35,7 +43,8 @@ def about_model(choices: CheckpointChoices) -> str:
     broken = "".join(f"\n\n`{name}` cannot be used: {reason}" for name, reason in choices.broken.items())
     if policy is None:
         return f"{_untrained_parameters()}\n\n## Weights\nNone yet: see the notice above.{broken}"
-    return f"{_parameters(policy.network)}\n\n## Weights\n{_origin(policy)}{broken}"
+    encoder = policy.facts["text_identity"].get("encoder", "clip")
+    return f"{_parameters(policy.network, encoder)}\n\n## Weights\n{_origin(policy)}{broken}"
 
 
 def training_curves(choices: CheckpointChoices) -> Path | None:
@@ -71,17 +80,17 @@ def latest_evaluation(results: Path) -> str:
 @functools.cache
 def _untrained_parameters() -> str:
     architecture = stages.model_architecture()
-    return _parameters(architecture.VLA(architecture.ModelConfig()))
+    return _parameters(architecture.VLA(architecture.ModelConfig()), "clip")
 
 
-def _parameters(network: PolicyNetwork) -> str:
+def _parameters(network: PolicyNetwork, encoder: EncoderName) -> str:
     assert isinstance(network, nn.Module), "the page computes its policies itself"
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
-    rows = [(*PARTS.get(name, (name, "-")), f"{count:,}") for name, count in counts.items()]
+    rows = [(*PARTS.get(name, (name, "-")), f"{count:,}") for name, count in counts.items() if count]
     rows.append(("**Total trainable**", "21.6M", f"**{sum(counts.values()):,}**"))
     return (
         f"## Parameters\n{markdown_table(('Table 1: component', 'report', 'here'), rows)}\n\n"
-        "The frozen text tower (CLIP ViT-B/32), which is not part of the network, has 63.4M more."
+        f"The frozen {TEXT_ENCODERS[encoder]} more, which are not part of the network."
     )
 
 

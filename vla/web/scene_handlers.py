@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vla.sim.config import SceneKind
+from vla.sim.config import CUBES, SceneKind
 from vla.sim.table import TableLayout
 from vla.web.checkpoint_choices import CheckpointChoices, control_of
 from vla.web.checks import PageError, checked_seed
@@ -18,7 +18,6 @@ NO_CUBES = (
     "There is no policy yet of the scene of several cubes, where the instruction decides which one is lifted; make one "
     "with: `make demo-language`"
 )
-MOST_CUBES = 4
 
 
 class SceneHandlers:
@@ -60,7 +59,7 @@ class SceneHandlers:
         """Return the options of the buttons that name a cube, one for each that may lie on the table."""
         named = named_cubes(self._layout(driver, seed))
         shown = [{"value": cube.label, "visible": True, "elem_classes": ["cube-button", cube.colour]} for cube in named]
-        return [*shown, *[{"visible": False}] * (MOST_CUBES - len(shown))]
+        return [*shown, *[{"visible": False}] * (len(CUBES) - len(shown))]
 
     def examples(self, driver: str | None, seed: float | None) -> list[str]:
         """Return other instructions to try."""
