@@ -4,6 +4,8 @@ RUN := .venv/bin/python
 # WEIGHTS=none: an untrained text tower although there is a network, as the README's results were measured.
 TRAIN := 4_train.py --resume $(if $(filter none,$(WEIGHTS)),--clip-weights none)
 
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .PHONY: demo demo-language test test-fast test-web attacks peer collect train evaluate web lint setup help
 .DEFAULT_GOAL := help
 
@@ -67,11 +69,12 @@ evaluate: setup
 web: setup
 	$(RUN) web_interface.py
 
+# Each process tests files of its own, with one thread: several that compute with all cores would slow each other down.
 test: setup .venv/language
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(PARALLEL)
 
 test-fast: setup .venv/language
-	$(RUN) -m pytest -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(PARALLEL) -m "not slow and not browser"
 
 # `make test` runs them too, where there is a browser.
 test-web: setup

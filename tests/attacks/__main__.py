@@ -3,6 +3,7 @@
 Writes docs/results/attacks.json, from which `benchmarks/tables.py` makes the tables in docs/verdict.md.
 
 python -m tests.attacks --seeds 50 --honest 500
+python -m tests.attacks --only sinking-table half-gravity --seeds 50
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class SuiteOptions:
 
     seeds: int = 50
     """Number of starts of each attack."""
+    only: tuple[str, ...] = ()
+    """Attacks to try; the result file keeps what it says of the others and of the honest lifts. None given: all."""
     honest: int = 500
     """Number of honest lifts, of cubes of other size, mass and friction, on moved tables."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
@@ -54,23 +57,45 @@ class SuiteOptions:
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.honest < 1 or self.workers < 1:
             raise UserError("--seeds, --honest and --workers must be at least 1")
+        unknown = [name for name in self.only if name not in ATTACKS]
+        if unknown:
+            raise UserError(f"--only {' '.join(unknown)}: the attacks are {', '.join(ATTACKS)}")
+
+    def facts(self) -> dict[str, Any]:
+        """What all attacks of a result file share, as JSON types."""
+        return {"versions": installed_versions(), "thresholds": dataclasses.asdict(Thresholds())}
 
 
 def main(options: SuiteOptions) -> None:
-    runs = [(name, seed) for name in ATTACKS for seed in range(options.seeds)]
-    runs += [(HONEST, seed) for seed in range(options.honest)]
+    kept = _kept(options) if options.only else {}
+    runs = [(name, seed) for name in options.only or ATTACKS for seed in range(options.seeds)]
+    runs += [] if options.only else [(HONEST, seed) for seed in range(options.honest)]
     with simulator_pool(options.workers, EnvConfig(), render_images=False) as pool:
         futures = [pool.submit(run_in_worker, name, seed) for name, seed in runs]
         with tqdm(total=len(futures), unit="episode", desc="attack") as bar:
             for _ in as_completed(futures):
                 bar.update()
         results = [future.result() for future in futures]
-    content = summarise(results) | {"versions": installed_versions(), "thresholds": dataclasses.asdict(Thresholds())}
+    content = (summarise_some(results, kept) if options.only else summarise(results)) | options.facts()
     write_text(options.output, json.dumps(content, indent=1))
     print(tables(content))
     if options.videos_dir is not None:
         _film(options.videos_dir)
     print(f"\nresults: {options.output}")
+
+
+def _kept(options: SuiteOptions) -> dict[str, Any]:
+    """The content of the result file, whose other attacks are kept.
+
+    Raises:
+        UserError: there is none, or it was measured with another simulator or other thresholds.
+    """
+    if not options.output.exists():
+        raise UserError(f"--only adds to {options.output}, which is not there; run all attacks first, without --only")
+    content: dict[str, Any] = json.loads(options.output.read_text())
+    if any(content.get(name) != value for name, value in options.facts().items()):
+        raise UserError(f"{options.output} was measured with other versions or thresholds; run all attacks again")
+    return content
 
 
 def _film(folder: Path) -> None:
@@ -84,22 +109,9 @@ def _film(folder: Path) -> None:
 
 def summarise(results: Sequence[AttackResult]) -> dict[str, Any]:
     """Count what each judge accepted, per attack and of the honest lifts; list rejected lifts and disagreements."""
-    attacks = {}
-    for name, attack in ATTACKS.items():
-        runs = [result for result in results if result.name == name]
-        attacks[name] = {
-            "what": attack.what,
-            "only": attack.only,
-            "runs": len(runs),
-            "accepted": sum(run.accepted for run in runs),
-            "accepted_by_second_judge": sum(run.accepted_by_second_judge for run in runs),
-            "accepted_by_robosuite": sum(run.accepted_by_robosuite for run in runs),
-            "accepted_by_report": sum(run.accepted_by_report for run in runs),
-            "accepted_without": Counter(missing for run in runs for missing in run.accepted_without),
-        }
     honest = [result for result in results if result.name == HONEST]
     return {
-        "attacks": attacks,
+        "attacks": {name: _attack_counts(name, results) for name in ATTACKS},
         "honest": {
             "runs": len(honest),
             "accepted": sum(run.accepted for run in honest),
@@ -109,8 +121,39 @@ def summarise(results: Sequence[AttackResult]) -> dict[str, Any]:
             **_pushes(honest),
         },
         "episodes": len(results),
-        "disagreements": [dataclasses.asdict(run) for run in results if run.accepted != run.accepted_by_second_judge],
+        "disagreements": _disagreements(results),
     }
+
+
+def summarise_some(results: Sequence[AttackResult], kept: dict[str, Any]) -> dict[str, Any]:
+    """The content of a result file in which the attacks of `results` take the places of the older ones."""
+    tried = {result.name for result in results}
+    attacks = {name: _attack_counts(name, results) if name in tried else kept["attacks"][name] for name in ATTACKS}
+    others = [run for run in kept["disagreements"] if run["name"] not in tried]
+    return {
+        **kept,
+        "attacks": attacks,
+        "episodes": sum(attack["runs"] for attack in attacks.values()) + kept["honest"]["runs"],
+        "disagreements": others + _disagreements(results),
+    }
+
+
+def _attack_counts(name: str, results: Sequence[AttackResult]) -> dict[str, Any]:
+    runs = [result for result in results if result.name == name]
+    return {
+        "what": ATTACKS[name].what,
+        "only": ATTACKS[name].only,
+        "runs": len(runs),
+        "accepted": sum(run.accepted for run in runs),
+        "accepted_by_second_judge": sum(run.accepted_by_second_judge for run in runs),
+        "accepted_by_robosuite": sum(run.accepted_by_robosuite for run in runs),
+        "accepted_by_report": sum(run.accepted_by_report for run in runs),
+        "accepted_without": Counter(missing for run in runs for missing in run.accepted_without),
+    }
+
+
+def _disagreements(results: Sequence[AttackResult]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(run) for run in results if run.accepted != run.accepted_by_second_judge]
 
 
 def _hold_table(honest: Sequence[AttackResult]) -> list[dict[str, Any]]:
