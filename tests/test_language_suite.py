@@ -399,8 +399,10 @@ def test_another_cube_named_on_the_way_is_lifted_instead(worker: Simulator) -> N
 
 @pytest.mark.slow
 def test_a_killed_suite_goes_on_where_it_was(tmp_path: Path) -> None:
-    arguments = ("--policy", "expert", "--language-suite", "--num-episodes", "2", "--workers", "1")
-    arguments += ("--parts", "two-cubes", "do-nothing", "--max-steps", "20", "--output-dir", "suite")
+    arguments = (
+        *("--policy", "expert", "--language-suite", "--num-episodes", "2", "--workers", "1"),
+        *("--parts", "two-cubes", "do-nothing", "--max-steps", "20", "--output-dir", "suite"),
+    )
     command = [sys.executable, str(SCRIPT), *arguments]
     victim = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
     wait_for(lambda: any("\n" in path.read_text() for path in tmp_path.glob("suite/partial-language-*.jsonl")))
