@@ -1,53 +1,41 @@
-"""The page where instructions decide: what they ask for, what was heard, the verdict on the latest, and both scenes."""
+"""The page where instructions decide: what they ask for, who can drive in which scene, what was heard and looked at."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gradio_client import handle_file  # type: ignore[import-untyped]
-from gradio_client.exceptions import AppError  # type: ignore[import-untyped]
 from torch import Tensor
 
 from tests.conftest import ROOT
-from tests.page import ANSWER_S, Page, episode_inputs, served
-from vla.evaluation.task import EvalTask
-from vla.judging.bystanders import WRONG_OBJECT, CubeStates
-from vla.judging.verdict import Judge
-from vla.policies.actor import ControlConfig
+from tests.language_policy import ENV, SEED, write_language_policy
 from vla.policies.asked import target_of
-from vla.policies.checkpoint import save_checkpoint
-from vla.policies.grammar import MEANINGS, wordings
 from vla.policies.instructions import INSTRUCTIONS
-from vla.policies.network import Prediction, model_architecture
+from vla.policies.network import Prediction
 from vla.policies.occlusion import occlusion_maps
 from vla.policies.preprocess import ImageSpec
-from vla.sim.config import EnvConfig, Scene, installed_versions
-from vla.sim.env import Simulator
+from vla.sim.config import EnvConfig, Scene
 from vla.sim.table import TableCube, TableLayout, table_layout
 from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.checks import PageError
-from vla.web.goals import Said, goal_of, lift_note
-from vla.web.live_episode import LiveEpisode
+from vla.web.goals import goal_of, lift_note
 from vla.web.loaded_policy import LoadedPolicy, TextEncoders
-from vla.web.messages import EpisodeRequest, Intervention, Retarget, StepRequest
-from vla.web.obedience import Obedience
 from vla.web.scene_handlers import NO_CUBES, SceneHandlers
-from vla.web.simulator_server import SimulatorServer
 from vla.web.suggestions import first_instructions, named_cubes
 
-ENV = EnvConfig(scene=Scene("cubes", counts=(2,)))
-SEED = 2_000_003
 SHIPPED = ROOT / "checkpoints/lift.pth"
 FREE_TEXT = "Make the table tidy"
-SHORT = 20
-"""Control steps of an episode that need not succeed."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("policy") / "language.pth"
+    write_language_policy(path)
+    return path
 
 
 def _table(*colours: str) -> TableLayout:
@@ -55,34 +43,6 @@ def _table(*colours: str) -> TableLayout:
     return TableLayout(
         tuple(TableCube(f"cube{index}", colour, 0.05 * index, 0.1 * index, 0.0) for index, colour in enumerate(colours))
     )
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of two cubes with an untrained network; its embeddings are random, one for each meaning."""
-    path = tmp_path_factory.mktemp("policy") / "language.pth"
-    torch.manual_seed(0)
-    architecture = model_architecture()
-    config = architecture.ModelConfig.from_dict({"image": {"size_px": 64}})
-    network = architecture.VLA(config)
-    spoken = [text for meaning in MEANINGS for text in wordings(meaning, "training")[:2]]
-    embeddings = torch.randn(len(MEANINGS), 512).repeat_interleave(2, dim=0) + 0.1 * torch.randn(len(spoken), 512)
-    network.fit_language(embeddings)
-    untrained = {"source": "untrained", "pretrained": False, "why": "test", "seed": 0}
-    save_checkpoint(
-        path,
-        {
-            "model_config": config.to_dict(),
-            "model": network.state_dict(),
-            "vision_identity": untrained,
-            "text_identity": untrained,
-            "language": {"texts": spoken, "embeddings": embeddings},
-            "env_args": ENV.to_env_args(),
-            "versions": installed_versions(),
-            "training": {"identity": {"seed": 0, "data_sha256": "0" * 64}, "epoch": 0, "step": 0, "score_text": "none"},
-        },
-    )
-    return path
 
 
 # What an instruction asks for
@@ -233,210 +193,3 @@ def test_the_map_of_each_instruction_shows_what_it_makes_the_policy_look_at(netw
         assert told[45, other] < 0.2 * told.max()
     alone = occlusion_maps(network, image, torch.eye(2)[:1])
     np.testing.assert_array_equal(alone[0], left)
-
-
-# The verdict on the latest instruction
-
-
-def _step(before: list[float], after: list[float]) -> Any:
-    """A step that begins and ends with the cubes at these heights."""
-
-    def cubes(heights: list[float]) -> CubeStates:
-        pos = np.array([[0.0, 0.0, height] for height in heights])
-        return CubeStates(pos, np.array(heights), np.zeros(len(heights), dtype=bool))
-
-    return SimpleNamespace(
-        observation=SimpleNamespace(cubes=cubes(before)), outcome=SimpleNamespace(cubes=cubes(after))
-    )
-
-
-def test_a_cube_in_the_air_when_another_is_named_is_no_wrong_object_until_it_is_lifted_again() -> None:
-    layout = _table("red", "green")
-    obedience = Obedience(begin=50)
-    obedience.add(_step([0.1, 0.0], [0.09, 0.0]))
-    obedience.add(_step([0.09, 0.0], [0.0, 0.0]))
-    assert obedience.verdict(Judge(), 1, layout).failed == "lifted"  # never lifted, and nothing worse
-    obedience.add(_step([0.0, 0.0], [0.1, 0.0]))
-    verdict = obedience.verdict(Judge(), 1, layout)
-    assert verdict.failed == WRONG_OBJECT
-    assert verdict.words == "FAILURE: wrong object: the red cube was lifted at step 53 instead of the green cube"
-
-
-class _Run(NamedTuple):
-    """Runs episodes of the expert in a simulator of two cubes, as the page does."""
-
-    server: SimulatorServer
-
-    def __call__(
-        self, instruction: str, steps: int = 200, told: dict[int, str] | None = None, target: int | None = -1
-    ) -> LiveEpisode:
-        """`told` has other instructions by step; `target` leads the expert to another cube than the named one."""
-        layout = table_layout(ENV.scene, SEED)
-        goal = goal_of(instruction, layout, follows=False)
-        led = goal.target if target == -1 else target
-        task = EvalTask("expert", Path(), np.zeros(0), SEED, instruction, steps, ControlConfig(), None, target=led)
-        episode = LiveEpisode(Said(instruction, goal), "cubes:expert", ENV, task, None, layout=layout)
-        self.server.answer(EpisodeRequest(task))
-        while True:
-            intervention = Intervention()
-            if told and len(episode.steps) in told:
-                text = told.pop(len(episode.steps))
-                episode.tell(Said(text, goal_of(text, layout, follows=False)))
-                intervention = Intervention(retarget=Retarget(episode.said.goal.target))
-            answer: Any = self.server.answer(StepRequest(intervention))
-            if isinstance(answer, Judge):
-                episode.judge = answer
-                return episode
-            episode.add(answer)
-
-
-@pytest.fixture(scope="module")
-def run() -> _Run:
-    return _Run(SimulatorServer(Simulator(ENV, render_images=False)))
-
-
-def test_the_verdict_names_the_cube_that_was_asked_for(run: _Run) -> None:
-    episode = run("Lift the green cube")
-    assert "target: <b>the green cube</b>" in episode.html()
-    assert "<h3>Truly lifted</h3>" in episode.verdict_html()
-    assert "Asked for: <b>the green cube</b>" in episode.verdict_html()
-    facts = episode.summary()
-    assert (facts["success"], facts["asks_for"], facts["target"]) == (True, "the green cube", 1)
-
-
-def test_lifting_another_cube_is_a_wrong_object(run: _Run) -> None:
-    episode = run("Lift the green cube", target=0)
-    words = "wrong object: the red cube was lifted at step"
-    assert words in episode.html()
-    assert "<h3>Wrong object <small>failed: wrong object</small></h3>" in episode.verdict_html()
-    facts = episode.summary()
-    assert (facts["success"], facts["failed"], facts["failure_kind"]) == (False, "wrong_object", "wrong_object")
-
-
-def test_no_verdict_is_invented_for_an_instruction_that_nobody_understands(run: _Run) -> None:
-    episode = run(FREE_TEXT, steps=5)
-    assert "No verdict: " in episode.html()
-    assert "<h3>No verdict</h3>" in episode.verdict_html()
-    facts = episode.summary()
-    assert facts["success"] is None
-    assert facts["verdict"].startswith("NO VERDICT: ")
-    assert episode.curves() is None
-
-
-def test_an_instruction_to_do_nothing_is_obeyed_by_doing_nothing(run: _Run) -> None:
-    still = run("Do nothing", steps=10)
-    assert "<h3>Rightly left alone</h3>" in still.verdict_html()
-    assert 'class="conditions"' not in still.html()
-    moved = run("Lift the purple cube", steps=60, target=0)
-    assert "<h3>Not left alone <small>failed: not still</small></h3>" in moved.verdict_html()
-    assert "nothing was to be moved, but the red cube moved by" in moved.html()
-
-
-def test_told_another_cube_on_the_way_the_verdict_is_about_that_one(run: _Run) -> None:
-    episode = run("Lift the green cube", told={8: "Lift the red cube"})
-    assert episode.summary()["success"], episode.summary()["verdict"]
-    assert episode.summary()["target"] == 0
-    assert episode.instruction_changes == [(8, "Lift the red cube")]
-    assert episode.obedience.words(0, episode.layout).endswith("lifted: the red cube")
-    assert [view.judge.steps for view in episode.steps] == list(range(1, len(episode.steps) + 1))
-
-
-@pytest.mark.slow
-def test_a_cube_that_was_lifted_before_another_was_named_does_not_spoil_the_verdict(run: _Run) -> None:
-    heights_m = [view.step.outcome.cubes.height_m[1] for view in run("Lift the green cube").steps]
-    up = next(index for index, height_m in enumerate(heights_m) if height_m > 0.09)
-    episode = run("Lift the green cube", steps=300, told={up + 1: "Lift the red cube"})
-    verdict = episode.verdict()
-    assert verdict is not None
-    assert verdict.success, verdict.words
-
-
-def test_a_cube_that_is_named_in_the_air_must_first_lie_on_the_table(run: _Run) -> None:
-    """Held up by the gripper when it is named, it is held for a second, and that is no lift."""
-    held = [view for view in run("Lift the green cube").steps if all(view.judge.now.values())]
-    judge = Judge()
-    judge.start(held[0].step.outcome.evidence, on_the_way=True)
-    for view in held[1:]:
-        judge.update(view.step.outcome.evidence)
-    assert len(held) > judge.limits.hold_steps
-    assert judge.invalid_reason is None
-    assert not judge.success
-    assert not judge.ever["carried"]
-
-
-# The page as a command
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Page]:
-    """The page with a policy of each scene; that of one red cube comes first."""
-    folder = tmp_path_factory.mktemp("scenes")
-    (folder / "lift.pth").symlink_to(SHIPPED)
-    (folder / "language.pth").symlink_to(checkpoint)
-    with served(folder, "--checkpoint", "lift.pth") as running:
-        yield running
-
-
-@pytest.mark.slow
-def test_both_scenes_are_served_and_the_drivers_scene_is_shown(page: Page) -> None:
-    *_, facts = page.client().predict(*episode_inputs("Lift the green cube", "expert", SEED), api_name="/simulate")
-    assert (facts["success"], facts["cube_colours"]) == (True, ["red"])
-    _, verdict, *_, facts = page.client().predict(
-        *episode_inputs("Lift the red cube", "cubes:expert", SEED), api_name="/simulate"
-    )
-    assert (facts["success"], facts["cube_colours"]) == (True, ["red", "green"])
-    assert "Asked for: <b>the red cube</b>" in verdict
-    view, verdict, *_, facts = page.client().predict(
-        *episode_inputs("Lift the green cube", "lift.pth", SEED, SHORT), api_name="/simulate"
-    )
-    for html in (view, verdict):
-        assert "This policy knows one red cube and lifts it whatever is said" in html
-    assert facts["note"].endswith("not about “the green cube”.")
-
-
-@pytest.mark.slow
-def test_two_instructions_from_the_same_seed_run_side_by_side(page: Page) -> None:
-    inputs = ("Lift the red cube", "cubes:expert", "Lift the green cube", "cubes:expert", SEED, 200)
-    *_, facts = page.client().predict(*inputs, api_name="/compare")
-    assert [facts[side]["success"] for side in "ab"] == [True, True]
-    assert [facts[side]["cubes_lifted"] for side in "ab"] == [[0], [1]]
-
-
-@pytest.mark.slow
-def test_a_running_episode_is_told_another_target(page: Page) -> None:
-    visitor = page.client()
-    inputs = episode_inputs("Lift the red cube", "cubes:expert", SEED, 300)
-    job = visitor.submit(*inputs, api_name="/simulate")
-    while not any("step" in output[4] for output in job.outputs()):
-        assert not job.done()
-    visitor.predict("Lift the green cube", api_name="/set_instruction")
-    *_, facts = job.result(timeout=ANSWER_S)
-    assert facts["success"], facts["verdict"]
-    assert (facts["asks_for"], facts["instruction_changes"][0][1]) == ("the green cube", "Lift the green cube")
-
-
-@pytest.mark.slow
-def test_a_policy_of_several_cubes_is_heard_and_judged(page: Page) -> None:
-    view, verdict, *_, facts = page.client().predict(
-        *episode_inputs("Lift the green cube", "language.pth", SEED, SHORT), api_name="/simulate"
-    )
-    assert "heard: “Lift the green cube”, a wording of its training" in view
-    assert re.search(r"<h3>(Not lifted|Wrong object)", verdict)
-    assert (facts["heard"], facts["heard_similarity"]) == ("Lift the green cube", 1)
-    by_hand = episode_inputs("Lift the green cube", "language.pth", SEED, SHORT, (True, 1, 1, 0))
-    with pytest.raises(AppError, match="the seed places them all; give no place by hand"):
-        page.client().predict(*by_hand, api_name="/simulate")
-
-
-@pytest.mark.slow
-def test_where_it_looks_is_compared_for_two_instructions(page: Page) -> None:
-    visitor = page.client()
-    image = handle_file(visitor.predict(SEED, "language.pth", api_name="/first_image_of"))
-    said = ("Lift the green cube", "Lift the red cube", "language.pth")
-    *maps, note = visitor.predict(image, *said, api_name="/compare_looks")
-    assert len(maps) == 2
-    assert "Between the two instructions, the commanded motion of the hand differs by" in note
-    *_, note = visitor.predict(image, said[0], said[2], api_name="/predict_actions")
-    assert "The policy heard: “Lift the green cube”, a wording of its training." in note
-    with pytest.raises(AppError, match="the instruction is empty"):
-        visitor.predict(image, said[0], " ", said[2], api_name="/compare_looks")

@@ -53,8 +53,8 @@ class SimulatorProcess:
     def configure(self, config: EnvConfig) -> None:
         """Restart the process if it runs another simulator than that of `config`; this ends the running episode.
 
-        One process holds one simulator: a second one within it would keep the memory of both as long as the page runs,
-        for visitors who change the scene now and then and wait some seconds when they do.
+        One process holds one simulator, and a visitor who changes the scene waits until it has started again. A second
+        simulator within it would save that time, but keep 0.6 GB more, in each of the page's two processes.
         """
         with self._lock:
             if config != self._config and not self._closed:
