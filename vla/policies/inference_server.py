@@ -114,7 +114,7 @@ class InferenceServer:
         columns = zip(*(inputs for _, inputs in requests), strict=True)
         outputs = getattr(self._model, kind)(*(self._join(column) for column in columns))
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
-        rows = [part.float().cpu().numpy() for part in parts]
+        rows = [part.float().cpu().numpy() for part in parts if part is not None]
         return [tuple(part[row : row + 1] for part in rows) for row in range(len(requests))]
 
     def _join(self, column: tuple[np.ndarray | None, ...]) -> Tensor | None:
