@@ -158,6 +158,7 @@ def test_a_wording_has_one_meaning() -> None:
     ]
     assert all(meaning_of(text) == meaning for text, meaning in texts)
     assert meaning_of(" lift  the RED cube. ") == Meaning("colour", "red")
+    assert meaning_of("Hoist the green block") == meaning_of("fetch the lime cube") == Meaning("colour", "green")
     assert meaning_of("Make me a sandwich") is None
     for meaning in MEANINGS:
         assert len(set(wordings(meaning, "training"))) == len(wordings(meaning, "training")) >= 10

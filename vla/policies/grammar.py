@@ -179,22 +179,27 @@ def counterfactuals(
 @functools.cache
 def wordings(meaning: Meaning, split: Split) -> tuple[str, ...]:
     """All wordings of a meaning in a split; none where the split changes nothing, as a verb does for "do nothing"."""
-    out = SPLITS[split]
-    if meaning.kind == "nothing":
-        texts = _nothing(out)
-    else:
-        texts = [
-            template.format(verb=verb, phrase=phrase)
-            for phrase, template, verb in itertools.product(
-                _phrases(meaning, out), words.TEMPLATES["template" in out], words.VERBS["verb" in out]
-            )
-        ]
-    return tuple(text[0].upper() + text[1:] for text in texts)
+    return tuple(text[0].upper() + text[1:] for text in _texts(meaning, SPLITS[split]))
 
 
 def meaning_of(text: str) -> Meaning | None:
-    """The meaning of a wording of the grammar, whatever its case and its full stop; None: it is no such wording."""
+    """The meaning of a wording of the grammar, whatever its case and its full stop; None: it is no such wording.
+
+    Words of training and held-out ones may stand together.
+    """
     return _meanings_by_text().get(_plain(text))
+
+
+def _texts(meaning: Meaning, out: frozenset[words.Part]) -> list[str]:
+    """All wordings of a meaning; `out` has the parts that come from the held-out lists."""
+    if meaning.kind == "nothing":
+        return _nothing(out)
+    return [
+        template.format(verb=verb, phrase=phrase)
+        for phrase, template, verb in itertools.product(
+            _phrases(meaning, out), words.TEMPLATES["template" in out], words.VERBS["verb" in out]
+        )
+    ]
 
 
 def _at_place(place: Place, cubes: Sequence[TableCube], among: Sequence[int]) -> int | None:
@@ -253,10 +258,10 @@ def _nothing(out: frozenset[words.Part]) -> list[str]:
 
 @functools.cache
 def _meanings_by_text() -> dict[str, Meaning]:
+    parts = get_args(words.Part)
+    mixed = [frozenset(out) for size in range(len(parts) + 1) for out in itertools.combinations(parts, size)]
     return {
-        _plain(text): meaning
-        for meaning, split in itertools.product(MEANINGS, SPLITS)
-        for text in wordings(meaning, split)
+        _plain(text): meaning for meaning, out in itertools.product(MEANINGS, mixed) for text in _texts(meaning, out)
     }
 
 
