@@ -22,6 +22,7 @@ from tests.conftest import ROOT, assert_user_error, run_script, wait_for
 from vla.demos.schema import demo_names
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import sha256
+from vla.policies.checkpoint import load_checkpoint, save_checkpoint
 from vla.policies.instructions import INSTRUCTIONS
 from vla.sim.env import Simulator
 
@@ -60,14 +61,14 @@ def workspace(collected: Path) -> Path:
 def test_dagger_adds_episodes_in_which_the_policy_acts_first(workspace: Path, tmp_path: Path, sim: Simulator) -> None:
     data = tmp_path / "demos.hdf5"
     shutil.copy(workspace / "data/lift_demos.hdf5", data)
+    # After a few steps of training, a policy may lead the hand so far astray that no expert finds back.
+    content = load_checkpoint(workspace / "checkpoints/best_model.pth")
+    for name in ("decoder.motion.weight", "decoder.motion.bias"):
+        content["model"][name] *= 0.05
+    save_checkpoint(tmp_path / "timid.pth", content)
     arguments = (
-        "--output",
-        data,
-        "--num-episodes",
-        "2",
-        "--video-episodes",
-        "--dagger",
-        workspace / "checkpoints/best_model.pth",
+        *("--output", data, "--num-episodes", "2", "--video-episodes"),
+        *("--dagger", tmp_path / "timid.pth"),
     )
     done = run_script(ROOT / "1_collect_demos.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
