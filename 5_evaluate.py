@@ -18,8 +18,8 @@ code 1 after --rejudge, that the second judge disagrees on an episode.
     python 5_evaluate.py --compare checkpoints/best_model.pth checkpoints/lift.pth --num-episodes 100
     python 5_evaluate.py --compare checkpoints/best_model.pth checkpoints/lift.pth --num-episodes 200 --until-decided
     python 5_evaluate.py --perturb all --num-episodes 30
-    python 5_evaluate.py --checkpoint checkpoints/language.pth --cubes 2 --instruction "Lift the green cube"
-    python 5_evaluate.py --checkpoint checkpoints/language.pth --language-suite --output-dir runs/language
+    python 5_evaluate.py --checkpoint checkpoints/language/best_model.pth --cubes 2 --instruction "Lift the green cube"
+    python 5_evaluate.py --checkpoint checkpoints/language/best_model.pth --language-suite --output-dir runs/language
     python 5_evaluate.py --rejudge videos/episodes.hdf5
 """
 

@@ -210,7 +210,7 @@ def open_demos(path: Path) -> Iterator[h5py.File]:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it")
     if not path.is_file():
-        raise UserError(f"no demonstrations at {path}; collect them with: python 1_collect_demos.py --output {path}")
+        raise UserError(f"no demonstrations at {path}; collect them with: {_collect_command(path)}")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -223,7 +223,12 @@ def open_demos(path: Path) -> Iterator[h5py.File]:
 
 def _collect_again(path: Path) -> str:
     """Remedy for a broken file. It never overwrites the file, which may be the only copy of somebody's data."""
-    return f"move it away ({move_away_command(path)}) and collect anew: python 1_collect_demos.py --output {path}"
+    return f"move it away ({move_away_command(path)}) and collect anew: {_collect_command(path)}"
+
+
+def _collect_command(path: Path) -> str:
+    scene = " --scene cubes" if path.name == DEMO_FILES["cubes"].name else ""
+    return f"python 1_collect_demos.py{scene} --output {path}"
 
 
 def _check_schema(file: h5py.File, path: Path) -> None:

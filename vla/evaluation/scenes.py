@@ -42,7 +42,7 @@ def evaluated_env(
     if env.scene.kind == "lift" and (counts is not None or same_colour_share is not None):
         raise UserError(
             "--cubes and --same-colour-share are for the scene cubes, and this evaluation is in the scene lift; "
-            f"leave them out, or add: --scene cubes --checkpoint {SHIPPED_LANGUAGE}"
+            f"leave them out, or give a policy of the scene cubes with --checkpoint {_policy_of('cubes')}"
         )
     own = env.scene
     share = own.same_colour_share if same_colour_share is None else same_colour_share
@@ -57,8 +57,14 @@ def check_scene(checkpoint: Path, env: EnvConfig, scene: SceneKind | None) -> No
     """
     trained = env.scene.kind
     if scene is not None and scene != trained:
-        other = SHIPPED_LANGUAGE if scene == "cubes" else SHIPPED
         raise UserError(
             f"{checkpoint} was trained in the scene {trained}, not in {scene}; evaluate it with --scene {trained}, or "
-            f"give another: --scene {scene} --checkpoint {other}"
+            f"give another policy with --checkpoint {_policy_of(scene)}"
         )
+
+
+def _policy_of(scene: SceneKind) -> str:
+    """A checkpoint of a scene, and how to make it where it is not there."""
+    if scene == "lift" or SHIPPED_LANGUAGE.exists():
+        return str(SHIPPED if scene == "lift" else SHIPPED_LANGUAGE)
+    return "FILE, which make demo-language trains (checkpoints/language/best_model.pth)"
