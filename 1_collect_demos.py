@@ -154,7 +154,6 @@ class CollectOptions:
         }
         if self.scene == "cubes":
             settings |= {"scene": self.env().scene.to_json_types(), "demos_per_seed": self.demos_per_seed}
-            settings["scene"]["counts"] = list(self.cubes)
         return settings
 
     def expert(self, index: int) -> ExpertConfig:

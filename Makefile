@@ -12,7 +12,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 help:
 	@echo "make demo      collect 150 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
 	@echo "               (make demo WEIGHTS=none: with an untrained text tower, although there is a network)"
-	@echo "make demo-language  the same with several cubes, of which the instruction names one (an hour on two CPU cores)"
+	@echo "make demo-language  the same with several cubes, of which the instruction names one"
 	@echo "make test      run the whole test suite (about 20 minutes)"
 	@echo "make test-fast the tests that need no training, no script and no browser (under 2 minutes)"
 	@echo "make test-web  the page's tests, with a browser that is installed for it"

@@ -60,7 +60,7 @@ class Scene:
         """Returns the scene for `env_args`. The scene "lift" is written as it was before there were others."""
         if self.kind == "lift":
             return {"objects": ["cube"], "target": "cube"}
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"counts": list(self.counts)}
 
     @classmethod
     def from_json_types(cls, stored: Mapping[str, Any]) -> Scene:
