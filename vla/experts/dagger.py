@@ -31,7 +31,7 @@ class DaggerActor:
         torch.set_num_threads(1)
         device = torch.device("cpu")
         model, stored = load_policy(checkpoint, device)
-        # Demonstrations use only the training instructions, and the checkpoint holds their embeddings.
+        # The checkpoint holds the embeddings of all instructions of the scene lift; others need its text encoder.
         return cls(PolicyActor(model, instruction_embeddings(stored, "none"), device), expert)
 
     def reset(self, instruction: str, seed: int) -> None:
