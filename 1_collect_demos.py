@@ -8,7 +8,7 @@ under several instructions that make sense there, so that nothing but the instru
 
     python 1_collect_demos.py
     python 1_collect_demos.py --num-episodes 50 --dagger checkpoints/best_model.pth
-    python 1_collect_demos.py --scene cubes --num-episodes 400
+    python 1_collect_demos.py --scene cubes --num-episodes 320 --stills 20000
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from vla.demos.schema import (
     open_demos,
     read_demo,
 )
+from vla.demos.still_collection import collect_stills
 from vla.errors import UserError, run_script
 from vla.evaluation.video import demo_frames, write_video
 from vla.experts.scripted import ExpertConfig
@@ -73,6 +74,9 @@ class CollectOptions:
     """In the scene cubes: share of the scenes in which two cubes have the same colour."""
     demos_per_seed: int = 2
     """In the scene cubes: demonstrations that begin in one scene, under instructions of different meaning."""
+    stills: int = 0
+    """In the scene cubes: stills to collect beside the demonstrations, in a file of their own: single moments, each on
+    another table, with the expert's action for every cube."""
     seed: int = 0
     """Seed of the first scene; the i-th tries seed + 5 i and up to four seeds after it. In the scene lift, each
     demonstration begins in a scene of its own."""
@@ -104,6 +108,8 @@ class CollectOptions:
             raise UserError(f"--workers must be at least 1, got {self.workers}")
         if self.max_steps < 1:
             raise UserError(f"--max-steps must be at least 1, got {self.max_steps}")
+        if self.stills < 0 or (self.stills and self.scene != "cubes"):
+            raise UserError(f"--stills must be at least 0, and needs --scene cubes, got {self.stills}")
         if not 0 <= self.noise_std <= 1:
             raise UserError(f"--noise-std must lie in [0, 1], got {self.noise_std}")
         if not 0 <= self.recovery_fraction <= 1:
@@ -183,6 +189,8 @@ def main(options: CollectOptions) -> None:
         with open_demos(options.file) as file:
             print(dataset_table(file, options.file))
             _write_videos(file, options)
+    if options.stills:
+        collect_stills(options.file, options.env(), options.stills, options.seed, options.workers, options.overwrite)
 
 
 def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
@@ -28,40 +28,18 @@ from vla.demos.schema import NO_TARGET, Demo, attribute_text, demo_names, open_d
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
 from vla.judging.thresholds import Thresholds
-from vla.policies.batch import Batch
+from vla.policies.batch import Batch, Segment
 from vla.policies.located import located_numbers
 from vla.policies.network import Locates
 from vla.policies.preprocess import ImageSpec, cut, proprioception
 from vla.sim.config import warn_of_version_drift
 from vla.sim.table import TableLayout
+from vla.training.asking import Asker
 
 CHUNK_SIZE = 10
 """K, actions that follow a window."""
 SHEET_FRAMES = 10
 """Frames of an episode on the contact sheet."""
-
-
-class Segment(NamedTuple):
-    """Consecutive windows of one episode: W windows over N frames, each frame stored once."""
-
-    frames: Tensor
-    """(N, R, R, 3) uint8, the region of interest with its margin."""
-    windows: Tensor
-    """(W, T) int64, the frames of each window; the last is the one from which the first action follows."""
-    actions: Tensor
-    """(W, K, 7) float32 in [-1, 1], the expert's next K actions."""
-    mask: Tensor
-    """(W, K) bool, False where the episode had already ended."""
-    positions: Tensor
-    """(N, 3 M + 1) float32, decimetres: cube minus gripper for each of M cubes, finger opening; for the auxiliary loss
-    only."""
-    present: Tensor | None
-    """(N, M) bool, whether each cube is on the table; None: all are."""
-    named: Tensor
-    """(N, 4) float32: the named cube minus gripper, decimetres, and 1; zeros where the instruction names none."""
-    proprioception: Tensor
-    """(N, 4) float32, decimetres (`vla.policies.preprocess.proprioception`); for a policy that asks for it."""
-    instruction: str
 
 
 class LiftDataset(Dataset[Segment]):
@@ -86,6 +64,7 @@ class LiftDataset(Dataset[Segment]):
         image: ImageSpec | None = None,
         margin_px: int = 0,
         locates: Locates = "target",
+        asker: Asker | None = None,
     ) -> None:
         """Decode the episodes `names` of the file at `path`.
 
@@ -97,12 +76,14 @@ class LiftDataset(Dataset[Segment]):
             image: the region of interest; None for the whole picture.
             margin_px: pixels kept around the region, for the augmentation's shift.
             locates: the cubes whose positions are given: the target's, or those that instructions can name.
+            asker: draws other instructions that ask for the same; None: those of the demonstrations stay.
 
         Raises:
             UserError: none of the episodes succeeded, or they know of one cube only and `locates` asks for more.
         """
         self.observation_horizon = observation_horizon
         self.chunk_size = chunk_size
+        self.asker = asker
         self.segments: list[tuple[str, list[int]]] = []
         self._episodes: dict[str, _Episode] = {}
         with open_demos(path) as file:
@@ -136,6 +117,9 @@ class LiftDataset(Dataset[Segment]):
         windows = np.maximum(np.array(ends)[:, None] + history, 0) - first
         future = np.array(ends)[:, None] - ends[0] + np.arange(self.chunk_size)
         mask = future < len(actions)
+        instruction = episode.instruction
+        if self.asker is not None:
+            instruction = self.asker.again(instruction, episode.layout, episode.target)
         return Segment(
             frames=episode.frames[first : last + 1],
             windows=torch.from_numpy(windows),
@@ -143,9 +127,9 @@ class LiftDataset(Dataset[Segment]):
             mask=torch.from_numpy(mask),
             positions=torch.from_numpy(episode.positions[first : last + 1]),
             present=None if episode.present is None else torch.from_numpy(episode.present).expand(last + 1 - first, -1),
-            named=torch.from_numpy(episode.named[first : last + 1]),
+            named=torch.from_numpy(episode.named[ends]),
             proprioception=torch.from_numpy(episode.proprioception[first : last + 1]),
-            instruction=episode.instruction,
+            instructions=[instruction] * len(ends),
         )
 
 
@@ -159,13 +143,17 @@ class _Episode(NamedTuple):
     present: np.ndarray | None
     """(M,)."""
     named: np.ndarray
+    """(L, 4)."""
     proprioception: np.ndarray
     instruction: str
+    layout: TableLayout | None
+    target: int | None
 
 
 def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int, locates: Locates) -> _Episode:
     gripper, fingers = demo["obs/robot0_eef_pos"][:], demo["obs/robot0_gripper_qpos"][:]
     cubes, present = _cube_positions(demo, locates)
+    layout, target = demo.attrs.get("layout"), demo.attrs.get("target", 0)
     offsets = (cubes - gripper[:, None]).reshape(len(cubes), -1)  # (L, 3 M)
     positions = np.column_stack([offsets, fingers[:, 0] - fingers[:, 1]]) * 10
     return _Episode(
@@ -176,6 +164,8 @@ def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int, locates: L
         named=_named_offsets(demo, gripper),
         proprioception=proprioception(gripper, fingers),
         instruction=attribute_text(demo.attrs["language_instruction"]),
+        layout=None if layout is None else TableLayout.from_json(attribute_text(layout)),
+        target=None if target == NO_TARGET else int(target),
     )
 
 
@@ -198,7 +188,7 @@ def _cube_positions(demo: h5py.Group, locates: Locates) -> tuple[np.ndarray, np.
 
 
 def _named_offsets(demo: h5py.Group, gripper: np.ndarray) -> np.ndarray:
-    """`Segment.named` of every step, (L, 4)."""
+    """Row of `Segment.named` at every step, (L, 4)."""
     if demo.attrs.get("target", 0) == NO_TARGET:
         return np.zeros((len(gripper), 4), dtype=np.float32)
     offsets = 10 * (demo["obs/cube_pos"][:] - gripper)
@@ -218,7 +208,7 @@ def collate(segments: list[Segment]) -> Batch:
         present=_joined([segment.present for segment in segments]),
         named=torch.cat([segment.named for segment in segments]),
         proprioception=torch.cat([segment.proprioception for segment in segments]),
-        instructions=[segment.instruction for segment in segments for _ in range(len(segment.windows))],
+        instructions=[instruction for segment in segments for instruction in segment.instructions],
     )
 
 
@@ -228,13 +218,12 @@ def _joined(present: list[Tensor | None]) -> Tensor | None:
 
 
 def make_loader(
-    dataset: LiftDataset,
-    batch_windows: int,
-    windows_per_segment: int,
+    dataset: LiftDataset | ConcatDataset[Segment],
+    batch_segments: int,
     order: torch.Generator | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Segment]:
-    """Batches of about `batch_windows` windows, served from memory without loading processes.
+    """Batches of `batch_segments` segments, served from memory without loading processes.
 
     Args:
         order: generator of a random order, used for nothing else; None keeps the dataset's order.
@@ -242,7 +231,7 @@ def make_loader(
     """
     return DataLoader(
         dataset,
-        batch_size=max(1, batch_windows // windows_per_segment),
+        batch_size=batch_segments,
         sampler=None if order is None else RandomSampler(dataset, generator=order),
         collate_fn=collate,
         pin_memory=pin_memory,

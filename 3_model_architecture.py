@@ -410,9 +410,8 @@ def _auxiliary_errors(auxiliary: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _named_error(named: Tensor, batch: Batch) -> Tensor:
-    """MSE of the auxiliary head behind the fusion, at the last frame of each window whose instruction names a cube."""
-    target = batch.named[batch.windows[:, -1]]  # (B, 4)
-    offset, known = target[:, :3], target[:, 3:]
+    """MSE of the auxiliary head behind the fusion, over the windows whose instruction names a cube."""
+    offset, known = batch.named[:, :3], batch.named[:, 3:]
     squares = (named - torch.cat([offset, *_enlarged(offset)], dim=-1)).square() * known
     return squares.sum() / (NAMED_DIM * known.sum()).clamp_min(1)
 

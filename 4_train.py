@@ -16,15 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from vla import stages
 from vla.errors import UserError, run_script
 from vla.files import run_lock
-from vla.policies.batch import Batch
+from vla.policies.batch import Batch, Segment
 from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpoint
 from vla.policies.devices import choose_device, stop_on_machine_fault
 from vla.policies.network import Losses, model_architecture
@@ -32,15 +31,16 @@ from vla.policies.preprocess import prepare_augmented, prepare_regions
 from vla.policies.text_encoder import TEXT_DIMS, InstructionEmbeddings
 from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
+from vla.training.asking import Asker, training_wordings
 from vla.training.demonstrations import Demonstrations
 from vla.training.log import TrainingLog
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions, is_run_checkpoint
 from vla.training.recipes import LanguageSettings, Recipe
-from vla.training.rewording import Rewording, training_wordings
 from vla.training.rollout_validation import RolloutValidation
 from vla.training.run_identity import RunIdentity
 from vla.training.run_state import RunState, find_run
+from vla.training.still_dataset import StillDataset
 
 TO_CONTINUE = "continue after the last finished epoch with the same command, with --resume and without --overwrite"
 AFTER_A_FAULT = (
@@ -115,8 +115,10 @@ class Trainer:
         self.device = choose_device(options.device)
         self.margin_px = recipe.augmentation.margin_px(env.image_size_px)
         self.order = torch.Generator()
-        self.train_batches = self._load(demonstrations, "train")
-        self.valid_batches = self._load(demonstrations, "valid") if demonstrations.names["valid"] else None
+        self.asker = Asker(state.language["texts"]) if self.language.wordings else None
+        self.train_batches = self._batches(self._training_data(demonstrations), self.order)
+        has_valid = bool(demonstrations.names["valid"])
+        self.valid_batches = self._batches(self._windows(demonstrations, "valid", None), None) if has_valid else None
         self.steps_per_epoch = min(len(self.train_batches), options.max_steps or len(self.train_batches))
         self.total_steps = self.steps_per_epoch * recipe.epochs
 
@@ -127,7 +129,6 @@ class Trainer:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
         embeddings = dict(zip(state.language["texts"], state.language["embeddings"], strict=True))
         self.embeddings = InstructionEmbeddings(embeddings, state.text_identity, options.clip_weights)
-        self.reword = Rewording(state.language["texts"]) if self.language.wordings else None
         self.learning_rate = recipe.learning_rate
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=self.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -143,10 +144,30 @@ class Trainer:
             f"vision {describe(state.vision_identity)} | text {describe(state.text_identity)}"
         )
 
-    def _load(self, demonstrations: Demonstrations, split: str) -> DataLoader[Batch]:
-        """Decode the demonstrations of a split; their batches come in random order for 'train' (sec. 4.1, 4.5.1)."""
-        loader, recipe, names = stages.dataset_loader(), self.recipe, demonstrations.names[split]
-        dataset = loader.LiftDataset(
+    def _training_data(self, demonstrations: Demonstrations) -> Dataset[Segment]:
+        """The demonstrations for training, and the stills where there are any."""
+        windows = self._windows(demonstrations, "train", self.asker)
+        if self.options.stills is None:
+            return windows
+        assert self.asker is not None  # TrainOptions has checked it
+        config = self.state.network.config
+        stills = StillDataset(
+            self.options.stills,
+            self.asker,
+            self.language.asked_per_still,
+            config.observation_horizon,
+            config.chunk_size,
+            self.recipe.image,
+            self.margin_px,
+            self.language.locates,
+        )
+        print(f"{len(stills)} stills, {stills.frames.nbytes / 1e6:.0f} MB of frames in memory")
+        return ConcatDataset([windows, stills])
+
+    def _windows(self, demonstrations: Demonstrations, split: str, asker: Asker | None) -> Dataset[Segment]:
+        """Decode the demonstrations of a split (sec. 4.1)."""
+        recipe, names = self.recipe, demonstrations.names[split]
+        dataset = stages.dataset_loader().LiftDataset(
             demonstrations.path,
             names,
             recipe.stride,
@@ -156,14 +177,20 @@ class Trainer:
             recipe.image,
             self.margin_px,
             self.language.locates,
+            asker,
         )
         print(
             f"{split}: {len(names)} episodes, {dataset.window_count()} windows, "
             f"{dataset.megabytes():.0f} MB of frames in memory"
         )
-        order = self.order if split == "train" else None
-        batches: DataLoader[Batch] = loader.make_loader(
-            dataset, recipe.batch_windows, recipe.windows_per_segment, order, pin_memory=self.device.type == "cuda"
+        windows: Dataset[Segment] = dataset
+        return windows
+
+    def _batches(self, data: Dataset[Segment], order: torch.Generator | None) -> DataLoader[Batch]:
+        """Batches of the recipe's size, in random order for training (sec. 4.5.1)."""
+        segments = max(1, self.recipe.batch_windows // self.recipe.windows_per_segment)
+        batches: DataLoader[Batch] = stages.dataset_loader().make_loader(
+            data, segments, order, pin_memory=self.device.type == "cuda"
         )
         return batches
 
@@ -211,13 +238,13 @@ class Trainer:
         batches = iter(self.train_batches)  # draws from torch's generator, which is therefore seeded afterwards
         torch.manual_seed(seed)  # for history dropout and dropout
         augmentation = torch.Generator().manual_seed(seed)
-        wordings = np.random.default_rng(seed)
+        if self.asker is not None:
+            self.asker.begin(seed)
         self.network.train()
         losses = LossMeter()
         self.log.begin_epoch(self.state.step)
         for batch in itertools.islice(batches, self.steps_per_epoch):
-            reworded = batch if self.reword is None else self.reword(batch, wordings)
-            losses.add(self._train_step(reworded, augmentation))
+            losses.add(self._train_step(batch, augmentation))
             if self.log.is_due(self.state.step):
                 self._read(losses)
         self._read(losses)  # also before anything is validated or saved

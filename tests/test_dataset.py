@@ -80,7 +80,7 @@ def test_order_is_drawn_from_its_own_generator(demo_file: Path) -> None:
     dataset = loader.LiftDataset(demo_file, ["demo_0"], 5, 2)
 
     def actions(order: torch.Generator | None) -> torch.Tensor:
-        return torch.cat([batch.actions for batch in loader.make_loader(dataset, 4, 2, order)])
+        return torch.cat([batch.actions for batch in loader.make_loader(dataset, 2, order)])
 
     in_order = actions(None)
     shuffled = actions(torch.Generator().manual_seed(1))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ from vla.demos.recorder import RecordTask, record
 from vla.demos.schema import merge, open_demos
 from vla.errors import UserError
 from vla.experts.scripted import ExpertConfig
+from vla.policies.asked import target_of
 from vla.policies.batch import Batch
 from vla.policies.grammar import MEANINGS, Meaning, meaning_of
 from vla.policies.located import LOCATED, located_numbers
@@ -23,9 +23,9 @@ from vla.policies.network import Locates, model_architecture
 from vla.sim.config import EnvConfig, Scene
 from vla.sim.env import Simulator
 from vla.sim.table import TableCube, TableLayout
+from vla.training.asking import Asker, training_wordings
 from vla.training.demonstrations import Demonstrations
 from vla.training.recipes import RECIPES
-from vla.training.rewording import Rewording, training_wordings
 
 LAYOUT = TableLayout(
     (
@@ -90,18 +90,21 @@ def test_training_draws_other_wordings_of_the_same_meaning() -> None:
     assert set(meanings) == {meaning for meaning in MEANINGS if not meaning.held_out}
     assert max(meanings.count(meaning) for meaning in MEANINGS) == 8
     assert training_wordings(8) == texts
-    asked = ["Lift the green cube", "Do nothing", "Lift the green cube", "Pick up the thing"]
-    empty = torch.zeros(4)
-    segments, windows = torch.arange(4), torch.arange(4)[:, None]
-    batch = Batch(empty, segments, windows, empty, empty, empty, None, empty, empty, asked)
-    rng = np.random.default_rng(0)
-    drawn = [Rewording(texts)(batch, rng).instructions for _ in range(20)]
-    assert all([meaning_of(text) for text in row[:3]] == [meaning_of(text) for text in asked[:3]] for row in drawn)
-    assert {row[3] for row in drawn} == {"Pick up the thing"}
-    assert len({row[0] for row in drawn}) > 4
-    assert any(row[0] != row[2] for row in drawn)  # each segment has its own
-    together = batch._replace(segments=torch.zeros(4, dtype=torch.long))
-    assert len(set(Rewording(texts)(together, rng).instructions)) == 1
+    asker = Asker(texts)
+    drawn = [asker.again("Lift the green cube", LAYOUT, 1) for _ in range(40)]
+    assert {meaning_of(text) for text in drawn} == {Meaning("colour", "green"), Meaning("place", place="farthest")}
+    assert len(set(drawn)) > 4
+    idle = {meaning_of(asker.again("Do nothing", LAYOUT, None)) for _ in range(40)}
+    assert Meaning("nothing") in idle
+    assert Meaning("colour", "blue") in idle  # no cube is blue
+    assert asker.again("Pick up the thing", LAYOUT, 1) == "Pick up the thing"
+    asker.begin(7)
+    first = [asker.ask(LAYOUT, 2) for _ in range(10)]
+    asker.begin(7)
+    assert [asker.ask(LAYOUT, 2) for _ in range(10)] == first
+    for pair in first:
+        assert len({meaning_of(one.instruction) for one in pair}) == 2
+        assert all(one.instruction in texts and target_of(one.instruction, LAYOUT) == one.target for one in pair)
 
 
 @pytest.mark.slow

@@ -213,6 +213,7 @@ def _identity(seed: int = 0) -> RunIdentity:
         episodes={"train": ["demo_0"], "valid": []},
         data_sha256="",
         demos_sha256=None,
+        stills_sha256=None,
         num_demos=None,
         max_steps=None,
         bfloat16=False,

@@ -13,6 +13,13 @@ IDLE_STEPS = 40
 """Control steps of a demonstration of doing nothing: as long as it takes to reach and grasp a cube."""
 
 
+def idle_action() -> np.ndarray:
+    """The action, (7,) float32, of doing nothing: no motion, fingers open."""
+    action = np.zeros(ACTION_DIM, dtype=np.float32)
+    action[-1] = GRIPPER_OPEN
+    return action
+
+
 class IdleActor:
     """Labels every state with "do not move, fingers open", and wanders about with the expert's noise.
 
@@ -30,8 +37,7 @@ class IdleActor:
 
     def select_action(self, obs: Observation) -> Decision:
         """Returns the label, with the noise as the action to execute."""
-        label = np.zeros(ACTION_DIM, dtype=np.float32)
-        label[-1] = GRIPPER_OPEN
+        label = idle_action()
         if self.config.noise_std == 0:
             return Decision(label, label, "idle", source="expert")
         rho = self.config.noise_correlation

@@ -176,6 +176,12 @@ def counterfactuals(
     return chosen
 
 
+def another_meaning(cubes: Sequence[TableCube], target: int | None, rng: np.random.Generator) -> Meaning:
+    """Draw a meaning that names the cube `target`, or none where that is None, as `counterfactuals` would."""
+    pool = [meaning for meaning in meanings_for(cubes) if not meaning.held_out and resolve(meaning, cubes) == target]
+    return _take(pool, cubes, rng)
+
+
 @functools.cache
 def wordings(meaning: Meaning, split: Split) -> tuple[str, ...]:
     """All wordings of a meaning in a split; none where the split changes nothing, as a verb does for "do nothing"."""

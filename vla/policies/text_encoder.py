@@ -2,6 +2,7 @@
 
 Two can be had: CLIP's text tower (`vla.policies.clip_text`), the report's, and the sentence encoder all-MiniLM-L6-v2
 (`vla.policies.minilm`). Both are frozen: an instruction is encoded once, and the network learns to read the result.
+A third, `Deaf`, hears nothing. A policy that is trained with it shows what one can reach without language.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from vla.errors import UserError
@@ -17,11 +19,11 @@ from vla.policies.minilm import DIM as MINILM_DIM
 from vla.policies.minilm import MiniLM
 from vla.policies.weights import Identity, describe
 
-EncoderName = Literal["clip", "minilm"]
+EncoderName = Literal["clip", "minilm", "deaf"]
 """Value of a checkpoint's text identity under the key `encoder`; an identity without that key is CLIP's."""
 EMBEDDING_DIM = CLIP_DIM
 """Width of the default encoder's embeddings."""
-TEXT_DIMS: dict[EncoderName, int] = {"clip": CLIP_DIM, "minilm": MINILM_DIM}
+TEXT_DIMS: dict[EncoderName, int] = {"clip": CLIP_DIM, "minilm": MINILM_DIM, "deaf": 1}
 """Widths of the encoders' embeddings."""
 
 
@@ -39,13 +41,33 @@ class TextEncoder(Protocol):
         """(n, dim) float32 embeddings of n >= 1 texts."""
 
 
+class Deaf:
+    """Gives every sentence the same embedding: zeros."""
+
+    dim = TEXT_DIMS["deaf"]
+
+    def __init__(self) -> None:
+        self.identity: Identity = {
+            "encoder": "deaf",
+            "source": "deaf",
+            "pretrained": False,
+            "why": "it hears nothing, on purpose",
+        }
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(n, 1) zeros for n texts."""
+        return torch.zeros(len(texts), self.dim)
+
+
 def load_text_encoder(name: EncoderName, clip_weights: str) -> TextEncoder:
     """Build a text encoder by name; `clip_weights` is the source of CLIP's (`ClipTextEncoder.load`).
 
     Raises:
         UserError: its weights cannot be had here, or are others than they should be.
     """
-    return MiniLM.load() if name == "minilm" else ClipTextEncoder.load(clip_weights)
+    if name == "clip":
+        return ClipTextEncoder.load(clip_weights)
+    return MiniLM.load() if name == "minilm" else Deaf()
 
 
 def matching_text_encoder(identity: Identity, clip_weights: str) -> TextEncoder:
@@ -62,6 +84,8 @@ def matching_text_encoder(identity: Identity, clip_weights: str) -> TextEncoder:
             f"the checkpoint was trained with the text encoder {name!r}, but this version has only "
             f"{', '.join(get_args(EncoderName))}; train again with: python 4_train.py"
         )
+    if name == "deaf":
+        return Deaf()
     encoder = MiniLM.load()
     if encoder.identity["sha256"] != identity["sha256"]:
         raise UserError(
@@ -100,4 +124,4 @@ class InstructionEmbeddings:
 
 
 if TYPE_CHECKING:  # lets mypy compare the encoders with the protocol
-    _ENCODERS: tuple[TextEncoder, ...] = (ClipTextEncoder.load("none"), MiniLM.load())
+    _ENCODERS: tuple[TextEncoder, ...] = (ClipTextEncoder.load("none"), MiniLM.load(), Deaf())

@@ -10,6 +10,7 @@ import atexit
 import dataclasses
 import importlib
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -335,6 +336,32 @@ class Simulator:
         self.declare("qpos", "qvel", CLOCK)
         self._closing_commanded = closing_commanded
         self._evidence = None
+
+    def show(
+        self, layout: TableLayout, robot_qpos: np.ndarray, closing_commanded: bool, poses: Mapping[int, np.ndarray]
+    ) -> None:
+        """Set a moment at rest in the scene "cubes", which no episode led to.
+
+        Args:
+            layout: what lies on the table.
+            robot_qpos: (9,) positions of the joints of arm and fingers.
+            closing_commanded: whether the gripper is commanded to close.
+            poses: pose, (7,), of each cube that does not lie on the table, by its number.
+        """
+        self._undo.close()
+        self._effect = None
+        self._watch.begin()
+        colour_cubes(self.model, layout)
+        self._watch.set_up(*COLOUR_FIELDS)
+        data = self.data
+        data.time, data.qpos[:], data.qvel[:] = 0.0, self.model.qpos0, 0.0
+        data.qpos[: len(robot_qpos)] = robot_qpos
+        lay_out(self.model, data, layout)
+        for number, pose in poses.items():
+            data.qpos[pose_addresses(self.model, layout.cubes[number].body)] = pose
+        self._env.sim.forward()
+        self.layout, self._closing_commanded, self._evidence = layout, closing_commanded, None
+        self._watch.remember()
 
     def changed_by_hand(self) -> Observation:
         """Returns the new observation after a caller changed `data` or `model`; an undeclared change stays one."""

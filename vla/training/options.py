@@ -67,7 +67,8 @@ class TrainOptions:
     """Also give the policy the position and opening of its gripper; the report's policy sees one camera alone."""
     text_encoder: EncoderName | None = None
     """clip: CLIP's text tower, the report's; minilm: the sentence encoder all-MiniLM-L6-v2, which needs
-    requirements-language.txt. By default the recipe's."""
+    requirements-language.txt; deaf: every sentence is the same, for a twin that has no language. By default the
+    recipe's."""
     language_in_vision: LanguageInVision | None = None
     """What the instruction does before the fusion: nothing; scale and shift ResNet18's channels (film); add what it
     attends to in the picture (attention); both. By default the recipe's."""
@@ -75,6 +76,10 @@ class TrainOptions:
     """The cubes whose positions the auxiliary heads learn: the target's (target) or those of every cube that an
     instruction can name (every), both from the picture alone; or the target's, behind the fusion (named); or the last
     two (both). By default the recipe's."""
+    stills: Path | None = None
+    """HDF5 file of stills (1_collect_demos.py --stills) to train on, too."""
+    asked_per_still: int | None = None
+    """Different instructions under which a still is served at a time. By default the recipe's."""
     wordings: int | None = None
     """Wordings of each meaning among which training draws anew for each window; 0: the sentences of the demonstrations
     alone. By default the recipe's."""
@@ -124,7 +129,8 @@ class TrainOptions:
             self._check_export(self.export)
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
-        self.language()
+        if self.language().wordings == 0 and self.stills is not None:
+            raise UserError("--stills needs words to ask for a cube in a still; give --wordings too")
         choose_device(self.device)
 
     def _check_init(self, init: Path) -> None:

@@ -43,6 +43,8 @@ class RunIdentity:
     """Hash of the file of demonstrations."""
     demos_sha256: str | None
     """Hash of the run's own demonstrations (`vla.training.demonstrations.content_hash`)."""
+    stills_sha256: str | None
+    """Hash of the file of stills."""
     num_demos: int | None
     max_steps: int | None
     bfloat16: bool
@@ -66,6 +68,7 @@ class RunIdentity:
             episodes=demonstrations.names,
             data_sha256=demonstrations.file_sha256,
             demos_sha256=demonstrations.content_sha256,
+            stills_sha256=None if options.stills is None else sha256(options.stills),
             num_demos=options.num_demos,
             max_steps=options.max_steps,
             bfloat16=uses_bfloat16(options.precision, choose_device(options.device)),
@@ -156,6 +159,8 @@ def _describe(name: str, then: Any, now: Any) -> str:
     """One difference in a few words."""
     if name == "data_sha256":
         return "another file of demonstrations"
+    if name == "stills_sha256":
+        return "other stills"
     if name == "init_sha256":
         return "--init is another checkpoint"
     if name == "bfloat16":

@@ -1,0 +1,143 @@
+"""The HDF5 file of stills: single moments of the scene "cubes", with the expert's action for every cube on the table.
+
+Demonstrations show long courses of action on few tables. A still costs one picture, and each shows another table. It
+says what the expert would do next whichever cube is named, so that training can ask for any of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vla.errors import UserError
+from vla.files import atomic_path
+from vla.sim.config import ACTION_DIM, CUBES
+from vla.sim.table import TableLayout
+
+STILLS_VERSION = 1
+_GZIP_LEVEL = 1
+"""The pictures have nothing in common but the table: a higher level costs time and saves little."""
+_ARRAYS = ("images", "cubes_pos", "eef_pos", "gripper_qpos", "expert_actions")
+
+
+@dataclass(frozen=True)
+class Stills:
+    """N stills; row i of every array belongs to still i."""
+
+    images: np.ndarray
+    """(N, H, W, 3) uint8 RGB."""
+    layouts: list[TableLayout]
+    """What lies on each table."""
+    cubes_pos: np.ndarray
+    """(N, 4, 3) float64, centres of the cubes in the order of the layout, world frame, metres; zeros where the table
+    has fewer cubes."""
+    eef_pos: np.ndarray
+    """(N, 3) float64, the grip site, world frame, metres."""
+    gripper_qpos: np.ndarray
+    """(N, 2) float64, finger joint positions, metres."""
+    expert_actions: np.ndarray
+    """(N, 4, 7) float32 in [-1, 1], the expert's action if the cube of this number is the target; zeros where the table
+    has fewer cubes."""
+
+    def __len__(self) -> int:
+        return len(self.layouts)
+
+
+def write_stills(path: Path, stills: Stills, attributes: Mapping[str, Any]) -> None:
+    """Write stills to `path`, atomically."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        for name in _ARRAYS:
+            values = getattr(stills, name)
+            if name == "images":
+                file.create_dataset(
+                    name, data=values, chunks=(1, *values.shape[1:]), compression="gzip", compression_opts=_GZIP_LEVEL
+                )
+            else:
+                file.create_dataset(name, data=values)
+        file["layouts"] = np.array([layout.to_json() for layout in stills.layouts], dtype=h5py.string_dtype())
+        _write_attributes(file, attributes)
+
+
+def merge_stills(parts: list[Path], output: Path, attributes: Mapping[str, Any]) -> None:
+    """Join the stills of the files `parts`, in order, into `output`, atomically."""
+    with atomic_path(output) as temporary, h5py.File(temporary, "w") as file:
+        sizes = []
+        for part in parts:
+            with h5py.File(part, "r") as source:
+                sizes.append(len(source["layouts"]))
+        ends = np.cumsum(sizes)
+        for part, end, size in zip(parts, ends, sizes, strict=True):
+            with h5py.File(part, "r") as source:
+                for name in (*_ARRAYS, "layouts"):
+                    if name not in file:
+                        like = source[name]
+                        file.create_dataset(
+                            name,
+                            (int(ends[-1]), *like.shape[1:]),
+                            like.dtype,
+                            chunks=like.chunks,
+                            compression=like.compression,
+                            compression_opts=like.compression_opts,
+                        )
+                    file[name][end - size : end] = source[name][:]
+        _write_attributes(file, attributes)
+
+
+def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
+    file.attrs["stills_version"] = STILLS_VERSION
+    for name, value in attributes.items():
+        file.attrs[name] = value
+
+
+def stills_settings(path: Path) -> dict[str, Any]:
+    """The settings that the stills at `path` were collected with.
+
+    Raises:
+        UserError: it is no whole file of stills of this version.
+    """
+    with _open(path) as file:
+        settings: dict[str, Any] = json.loads(file.attrs["settings"])
+    return settings
+
+
+def stills_env_args(path: Path) -> str:
+    """Scene and simulator of the stills at `path` (`vla.sim.config.EnvConfig.to_env_args`)."""
+    with _open(path) as file:
+        return str(file.attrs["env_args"])
+
+
+def read_stills(path: Path) -> Stills:
+    """Read all stills of a file into memory.
+
+    Raises:
+        UserError: it is no whole file of stills of this version.
+    """
+    with _open(path) as file:
+        arrays = {name: file[name][:] for name in _ARRAYS}
+        layouts = [TableLayout.from_json(text.decode()) for text in file["layouts"][:]]
+    return Stills(layouts=layouts, **arrays)
+
+
+def _open(path: Path) -> h5py.File:
+    command = "python 1_collect_demos.py --scene cubes --stills 20000"
+    if not path.is_file():
+        raise UserError(f"no stills at {path}; collect them with: {command}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UserError(f"{path} is not a whole HDF5 file ({str(error).splitlines()[0]}); move it away") from None
+    found = file.attrs.get("stills_version")
+    count = len(file["layouts"]) if "layouts" in file else 0
+    missing = [name for name in _ARRAYS if name not in file or len(file[name]) != count]
+    missing += [name for name in ("settings", "env_args") if name not in file.attrs]
+    if found != STILLS_VERSION or missing or file["expert_actions"].shape != (count, len(CUBES), ACTION_DIM):
+        file.close()
+        what = f"stills of version {found}, this code reads {STILLS_VERSION}" if found else "no file of stills"
+        raise UserError(f"{path} holds {what if found != STILLS_VERSION else 'broken stills'}; name another one")
+    return file

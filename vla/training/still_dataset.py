@@ -1,0 +1,99 @@
+"""Stills as training data: each is asked for anew whenever it is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vla.demos.stills import read_stills
+from vla.experts.idle import idle_action
+from vla.policies.batch import Segment
+from vla.policies.located import located_numbers
+from vla.policies.network import Locates
+from vla.policies.preprocess import ImageSpec, cut, proprioception
+from vla.training.asking import Asker
+
+
+class StillDataset(Dataset[Segment]):
+    """A segment of one frame for each still, with windows that ask for different things.
+
+    Only the first action of a chunk is known: the other ones are masked.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        asker: Asker,
+        asked_per_still: int,
+        observation_horizon: int,
+        chunk_size: int,
+        image: ImageSpec,
+        margin_px: int,
+        locates: Locates,
+    ) -> None:
+        """Read the stills at `path`; the arguments are those of `LiftDataset`.
+
+        Args:
+            asker: draws the instructions.
+            asked_per_still: windows of a segment. More than one is for networks that encode a picture without its
+                instruction.
+
+        Raises:
+            UserError: it is no whole file of stills of this version.
+        """
+        stills = read_stills(path)
+        self.frames = cut(torch.from_numpy(stills.images), image, margin_px)
+        """(N, R, R, 3) uint8."""
+        self._layouts, self._expert = stills.layouts, stills.expert_actions
+        self._asker, self._asked_per_still = asker, asked_per_still
+        self._shape = observation_horizon, chunk_size
+        offsets = 10 * (stills.cubes_pos - stills.eef_pos[:, None])  # (N, 4, 3) decimetres
+        self._offsets = offsets.astype(np.float32)
+        self._proprioception = proprioception(stills.eef_pos, stills.gripper_qpos)
+        self._locates = locates
+
+    def __len__(self) -> int:
+        return len(self._layouts)
+
+    def __getitem__(self, index: int) -> Segment:
+        layout = self._layouts[index]
+        asked = self._asker.ask(layout, self._asked_per_still)
+        horizon, chunk_size = self._shape
+        actions = torch.zeros(len(asked), chunk_size, self._expert.shape[-1])
+        named = np.zeros((len(asked), 4), dtype=np.float32)
+        for row, one in enumerate(asked):
+            if one.target is None:
+                actions[row] = torch.from_numpy(idle_action())
+            else:
+                actions[row] = torch.from_numpy(self._expert[index, one.target])
+                named[row] = *self._offsets[index, one.target], 1.0
+        mask = torch.zeros(len(asked), chunk_size, dtype=torch.bool)
+        mask[:, 0] = True
+        positions, present = self._located(index, asked[0].target)
+        return Segment(
+            frames=self.frames[index : index + 1],
+            windows=torch.zeros(len(asked), horizon, dtype=torch.long),
+            actions=actions,
+            mask=mask,
+            positions=positions,
+            present=present,
+            named=torch.from_numpy(named),
+            proprioception=torch.from_numpy(self._proprioception[index : index + 1]),
+            instructions=[one.instruction for one in asked],
+        )
+
+    def _located(self, index: int, target: int | None) -> tuple[Tensor, Tensor]:
+        """What the auxiliary head before the fusion locates: `Segment.positions` and `Segment.present`."""
+        numbers: list[int | None] = []
+        if self._locates == "target":
+            numbers = [target]
+        elif self._locates != "named":
+            numbers = located_numbers(self._layouts[index])
+        offsets = [self._offsets[index, number or 0] for number in numbers]
+        opening = self._proprioception[index, -1:]
+        present = torch.tensor([[number is not None for number in numbers]])
+        return torch.from_numpy(np.concatenate([*offsets, opening]))[None], present
