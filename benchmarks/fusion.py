@@ -5,7 +5,7 @@ colours of two cubes from the same state. The training is short on purpose, and 
 because the recipe is chosen by this table. Obedience is scored apart from precision: the cube that was touched first,
 the wrong cubes that were lifted, and both instructions right from one state.
 
-Reads the demonstrations, or collects them where there are none. Writes checkpoints and evaluations into --work-dir, and
+Reads the demonstrations and the stills. Writes checkpoints and evaluations into --work-dir, and
 the result file into docs/results, from which `benchmarks/tables.py` makes the table in docs/language.md. What is
 finished is not repeated, and what was stopped goes on.
 
@@ -75,7 +75,7 @@ class FusionOptions:
     """Arms to run, in this order, each with all seeds."""
     seeds: tuple[int, ...] = (0, 1)
     """Training seeds."""
-    steps: int = 1500
+    steps: int = 900
     """Training steps of each arm."""
     num_scenes: int = 30
     """Scenes, each with an episode for either cube."""
@@ -83,6 +83,8 @@ class FusionOptions:
     """Train what is asked for and evaluate nothing; the same command without this option evaluates it."""
     data: Path = Path("data/cubes_demos.hdf5")
     """HDF5 file of demonstrations, as `make demo-language` collects them."""
+    stills: Path = Path("data/cubes_stills.hdf5")
+    """HDF5 file of stills, likewise."""
     work_dir: Path = Path("runs/fusion")
     """Folder of checkpoints and evaluations."""
     output: Path = Path("docs/results/fusion.json")
@@ -133,10 +135,13 @@ def main(options: FusionOptions) -> None:
 
 
 def _arguments(name: str, seed: int, options: FusionOptions) -> tuple[object, ...]:
-    if not options.data.exists():
-        run_stage("1_collect_demos.py", "--scene", "cubes", "--num-episodes", 400, "--output", options.data)
+    for path in (options.data, options.stills):
+        if not path.exists():
+            raise UserError(
+                f"no {path}; collect it with: python 1_collect_demos.py --scene cubes --num-episodes 320 --stills 20000"
+            )
     length = ("--epochs", 2, "--max-steps", options.steps // 2, "--rollout-episodes", 0)
-    return "--data", options.data, "--seed", seed, *length, *ARMS[name].train
+    return "--data", options.data, "--stills", options.stills, "--seed", seed, *length, *ARMS[name].train
 
 
 def _measure(folder: Path, options: FusionOptions) -> dict[str, Any]:
