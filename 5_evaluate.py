@@ -61,8 +61,9 @@ SEEDS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 class EvaluateOptions:
     """Options of the evaluation."""
 
-    checkpoint: Path = field(default_factory=default_checkpoint)
-    """Checkpoint to evaluate; without one of your own, the shipped checkpoints/lift.pth."""
+    checkpoint: Path | None = None
+    """Checkpoint to evaluate; by default your own, checkpoints/best_model.pth, else the shipped checkpoints/lift.pth.
+    With --language-suite or --scene cubes: checkpoints/language/best_model.pth, else checkpoints/language.pth."""
     policy: Literal["checkpoint", "zero", "random", "always-close", "nan", "expert"] = "checkpoint"
     """Who acts: the checkpoint, or a control: no motion, uniform noise, a closing gripper, actions that are not
     numbers, or the scripted expert, which sees the simulator's state."""
@@ -193,6 +194,11 @@ class EvaluateOptions:
                 "pairs; give the most that you would run, such as --num-episodes 200"
             )
 
+    @property
+    def policy_file(self) -> Path:
+        """The checkpoint to evaluate."""
+        return self.checkpoint or default_checkpoint(language=self.language_suite or self.scene == "cubes")
+
     def episode_count(self) -> int:
         """Episodes to run, with each instruction; of the language suite, seeds of its largest part."""
         return self.num_episodes or (LARGEST if self.language_suite else DEFAULT_EPISODES)
@@ -236,7 +242,7 @@ class EvaluateOptions:
             videos=self.videos,
             workers=self.workers,
             inference=self.inference,
-            options=dataclasses.asdict(self) | options,
+            options=dataclasses.asdict(self) | {"checkpoint": self.policy_file} | options,
             scene=env.scene,
             recorded=not self.language_suite,
         )
@@ -255,13 +261,13 @@ def main(options: EvaluateOptions) -> None:
         if not print_second_opinions(options.rejudge):
             sys.exit(EXIT_JUDGES_DISAGREE)
         return
-    checkpoints = options.compare or (options.checkpoint,)
+    checkpoints = options.compare or (options.policy_file,)
     envs = [options.env(path) for path in checkpoints]
     check_same_simulator(checkpoints, envs)
     if options.language_suite:
         cases = part_cases(options.parts or tuple(PARTS), SEEDS[options.split], options.episode_count())
         plan = options.plan(envs[0], tuple(case.episode for case in cases))
-        evaluate_language(plan, options.subject(options.checkpoint, envs[0], plan), cases, options.output_dir)
+        evaluate_language(plan, options.subject(checkpoints[0], envs[0], plan), cases, options.output_dir)
         return
     plan = options.plan(envs[0], options.episodes(envs[0]))
     first, *second = [options.subject(path, env, plan) for path, env in zip(checkpoints, envs, strict=True)]

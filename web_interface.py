@@ -52,6 +52,8 @@ class WebOptions:
     """Seed that the page offers first."""
 
     def __post_init__(self) -> None:
+        if self.checkpoint.is_dir():
+            raise UserError(f"--checkpoint {self.checkpoint} is a folder; name a checkpoint in it")
         if not 1 <= self.port <= 65535:
             raise UserError(f"--port must be from 1 to 65535, got {self.port}; leave it out for 7860")
         if not 0 <= self.seed < TEST_SEEDS.stop:

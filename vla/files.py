@@ -18,6 +18,8 @@ from vla.errors import UserError
 
 BEST = Path("checkpoints/best_model.pth")
 """Checkpoint that training writes."""
+BEST_LANGUAGE = Path("checkpoints/language/best_model.pth")
+"""Checkpoint that `make demo-language` writes."""
 SHIPPED = Path("checkpoints/lift.pth")
 """Checkpoint of the reference policy, which comes with the repository."""
 SHIPPED_LANGUAGE = Path("checkpoints/language.pth")
@@ -28,9 +30,10 @@ _ABANDONED_S = 3600
 _TEMPORARY = re.compile(r"\.(?P<stem>.*)\.tmp-[0-9a-f]{12}(?P<suffix>\..*)?", re.DOTALL)
 
 
-def default_checkpoint() -> Path:
-    """The user's own policy, or the shipped one where there is none yet."""
-    return SHIPPED if SHIPPED.exists() and not BEST.exists() else BEST
+def default_checkpoint(language: bool = False) -> Path:
+    """The user's own policy, or the shipped one where there is none yet; `language`: one of several cubes."""
+    own, shipped = (BEST_LANGUAGE, SHIPPED_LANGUAGE) if language else (BEST, SHIPPED)
+    return shipped if shipped.exists() and not own.exists() else own
 
 
 @contextlib.contextmanager
