@@ -28,13 +28,13 @@ from vla.demos.schema import NO_TARGET, Demo, attribute_text, demo_names, open_d
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
 from vla.judging.thresholds import Thresholds
+from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
 from vla.policies.located import located_numbers
 from vla.policies.network import Locates
 from vla.policies.preprocess import ImageSpec, cut, proprioception
 from vla.sim.config import warn_of_version_drift
 from vla.sim.table import TableLayout
-from vla.training.asking import Asker
 
 CHUNK_SIZE = 10
 """K, actions that follow a window."""

@@ -23,6 +23,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from vla import stages
 from vla.errors import UserError, run_script
 from vla.files import run_lock
+from vla.policies.asking import Asker, training_wordings
 from vla.policies.batch import Batch, Segment
 from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpoint
 from vla.policies.devices import choose_device, stop_on_machine_fault
@@ -31,7 +32,6 @@ from vla.policies.preprocess import prepare_augmented, prepare_regions
 from vla.policies.text_encoder import TEXT_DIMS, InstructionEmbeddings
 from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
-from vla.training.asking import Asker, training_wordings
 from vla.training.demonstrations import Demonstrations
 from vla.training.log import TrainingLog
 from vla.training.loss_meter import LossMeter

@@ -16,6 +16,7 @@ from vla.demos.schema import merge, open_demos
 from vla.errors import UserError
 from vla.experts.scripted import ExpertConfig
 from vla.policies.asked import target_of
+from vla.policies.asking import Asker, training_wordings
 from vla.policies.batch import Batch
 from vla.policies.grammar import MEANINGS, Meaning, meaning_of
 from vla.policies.located import LOCATED, located_numbers
@@ -23,7 +24,6 @@ from vla.policies.network import Locates, model_architecture
 from vla.sim.config import EnvConfig, Scene
 from vla.sim.env import Simulator
 from vla.sim.table import TableCube, TableLayout
-from vla.training.asking import Asker, training_wordings
 from vla.training.demonstrations import Demonstrations
 from vla.training.recipes import RECIPES
 

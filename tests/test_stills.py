@@ -24,13 +24,13 @@ from vla.errors import UserError
 from vla.experts.idle import idle_action
 from vla.experts.scripted import ExpertConfig
 from vla.policies.asked import target_of
+from vla.policies.asking import Asker, training_wordings
 from vla.policies.grammar import meaning_of
 from vla.policies.located import LOCATED
 from vla.policies.network import model_architecture
 from vla.sim.config import GRIPPER_CLOSE, GRIPPER_OPEN, EnvConfig, Scene
 from vla.sim.env import Simulator
 from vla.sim.table import APART_M, TableCube, TableLayout
-from vla.training.asking import Asker, training_wordings
 from vla.training.recipes import RECIPES
 from vla.training.still_dataset import StillDataset
 
@@ -147,7 +147,7 @@ def test_stills_and_demonstrations_go_through_the_network_together(demos: Path, 
     with open_demos(demos) as file:
         names = list(file["data"])[:1]
     windows = loader.LiftDataset(demos, names, 20, 1, 1, image=RECIPES["language"].image, margin_px=1, locates="both")
-    joined = ConcatDataset([windows, _dataset(path, asked_per_still=2)])
+    joined: ConcatDataset[Any] = ConcatDataset([windows, _dataset(path, asked_per_still=2)])
     (batch,) = loader.make_loader(joined, len(joined))
     assert len(batch.frames) == len(windows) + 3
     assert len(batch.windows) == len(batch.instructions) == len(batch.named) == len(windows) + 6

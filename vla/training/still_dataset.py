@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 
 from vla.demos.stills import read_stills
 from vla.experts.idle import idle_action
+from vla.policies.asking import Asker
 from vla.policies.batch import Segment
 from vla.policies.located import located_numbers
 from vla.policies.network import Locates
 from vla.policies.preprocess import ImageSpec, cut, proprioception
-from vla.training.asking import Asker
 
 
 class StillDataset(Dataset[Segment]):
