@@ -53,7 +53,7 @@ demo-language: setup .venv/language
 	@echo "==> 1/3 collecting demonstrations of several cubes, each scene under two instructions"
 	$(RUN) 1_collect_demos.py --scene cubes --num-episodes 320 --stills 20000
 	@echo "==> 2/3 training"
-	$(RUN) 4_train.py --recipe language --stills data/cubes_stills.hdf5 --resume --output-dir checkpoints/language
+	$(RUN) 4_train.py --recipe language --proprioception --stills data/cubes_stills.hdf5 --resume --output-dir checkpoints/language
 	@echo "==> 3/3 evaluating what its words decide, on unseen scenes"
 	$(RUN) 5_evaluate.py --checkpoint checkpoints/language/best_model.pth --language-suite --num-episodes 10 --output-dir videos/language
 

@@ -141,7 +141,8 @@ def _arguments(name: str, seed: int, options: FusionOptions) -> tuple[object, ..
                 f"no {path}; collect it with: python 1_collect_demos.py --scene cubes --num-episodes 320 --stills 20000"
             )
     length = ("--epochs", 2, "--max-steps", options.steps // 2, "--rollout-episodes", 0)
-    return "--data", options.data, "--stills", options.stills, "--seed", seed, *length, *ARMS[name].train
+    data = ("--data", options.data, "--stills", options.stills, "--proprioception")
+    return *data, "--seed", seed, *length, *ARMS[name].train
 
 
 def _measure(folder: Path, options: FusionOptions) -> dict[str, Any]:

@@ -12,7 +12,17 @@ import pytest
 
 from tests.conftest import ROOT
 from vla.errors import UserError
-from vla.files import atomic_path, is_temporary, run_lock, write_text
+from vla.files import (
+    BEST,
+    BEST_LANGUAGE,
+    SHIPPED,
+    SHIPPED_LANGUAGE,
+    atomic_path,
+    default_checkpoint,
+    is_temporary,
+    run_lock,
+    write_text,
+)
 
 SLOW_WRITER = """
 import sys
@@ -80,6 +90,16 @@ def test_a_file_whose_writer_fails_stays_as_it_was(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_policy_of_ones_own_goes_before_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for language, own, shipped in ((False, BEST, SHIPPED), (True, BEST_LANGUAGE, SHIPPED_LANGUAGE)):
+        assert default_checkpoint(language) == own  # the one to train, where there is none
+        for path in (shipped, own):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            assert default_checkpoint(language) == path
 
 
 def test_the_second_run_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -69,6 +69,15 @@ def test_a_checkpoint_gets_the_encoder_that_it_records(minilm: MiniLM) -> None:
         matching_text_encoder(other, "none")
 
 
+def test_a_deaf_encoder_tells_no_sentence_from_another() -> None:
+    deaf = load_text_encoder("deaf", "openai")
+    embeddings = deaf(["Lift the red cube", "Do nothing"])
+    assert embeddings.shape == (2, deaf.dim)
+    assert torch.equal(embeddings[0], embeddings[1])
+    known = InstructionEmbeddings({}, deaf.identity, "openai")
+    assert torch.equal(known["Lift the green cube"], embeddings[0])
+
+
 def test_an_encoder_of_another_version_is_refused() -> None:
     with pytest.raises(UserError, match="'mpnet', but this version has only clip, minilm"):
         matching_text_encoder({"encoder": "mpnet", "source": "hub", "pretrained": True, "sha256": "0"}, "none")

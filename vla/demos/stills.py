@@ -7,7 +7,7 @@ says what the expert would do next whichever cube is named, so that training can
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from vla.sim.table import TableLayout
 STILLS_VERSION = 1
 _GZIP_LEVEL = 1
 """The pictures have nothing in common but the table: a higher level costs time and saves little."""
+_READ_TOGETHER = 500
 _ARRAYS = ("images", "cubes_pos", "eef_pos", "gripper_qpos", "expert_actions")
 
 
@@ -112,14 +113,22 @@ def stills_env_args(path: Path) -> str:
         return str(file.attrs["env_args"])
 
 
-def read_stills(path: Path) -> Stills:
+def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> Stills:
     """Read all stills of a file into memory.
+
+    Args:
+        path: the file.
+        cut: returns the part of images, (n, H, W, 3), that is kept. It is called for some images at a time, so that
+            the whole pictures of all are never in memory together.
 
     Raises:
         UserError: it is no whole file of stills of this version.
     """
     with _open(path) as file:
-        arrays = {name: file[name][:] for name in _ARRAYS}
+        arrays = {name: file[name][:] for name in _ARRAYS if name != "images"}
+        images = file["images"]
+        parts = [cut(images[first : first + _READ_TOGETHER]) for first in range(0, len(images), _READ_TOGETHER)]
+        arrays["images"] = np.concatenate(parts)
         layouts = [TableLayout.from_json(text.decode()) for text in file["layouts"][:]]
     return Stills(layouts=layouts, **arrays)
 

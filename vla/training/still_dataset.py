@@ -45,8 +45,8 @@ class StillDataset(Dataset[Segment]):
         Raises:
             UserError: it is no whole file of stills of this version.
         """
-        stills = read_stills(path)
-        self.frames = cut(torch.from_numpy(stills.images), image, margin_px)
+        stills = read_stills(path, lambda images: cut(torch.from_numpy(images), image, margin_px).numpy())
+        self.frames = torch.from_numpy(stills.images)
         """(N, R, R, 3) uint8."""
         self._layouts, self._expert = stills.layouts, stills.expert_actions
         self._asker, self._asked_per_still = asker, asked_per_still
