@@ -33,7 +33,8 @@ _MARKED = re.compile(r"<!-- =(?P<words>[^>]+?) -->(?P<shown>.*?)<!-- / -->", re.
 
 def documents() -> list[Path]:
     """The documents that may show figures. LOG.md is none: its entries say what was measured on their day."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "checkpoints/lift.md", *sorted(ROOT.glob("docs/*.md"))]
+    names = ("README.md", "CONTRIBUTING.md", "checkpoints/lift.md", "checkpoints/language.md")
+    return [*(ROOT / name for name in names), *sorted(ROOT.glob("docs/*.md"))]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,13 @@ from vla.judging.thresholds import Thresholds
 from vla.judging.verdict import CONDITIONS
 from vla.sim.perturbations import AXES
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "checkpoints/lift.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "checkpoints/lift.md",
+    "checkpoints/language.md",
+    *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 NOT_MEASURED = {"10/10", "0/10", "52 ms", "4 of 255"}
@@ -189,7 +195,7 @@ def test_every_command_has_the_options_that_are_given(document: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["README.md", "docs/adapt.md", "checkpoints/lift.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/adapt.md", "checkpoints/lift.md", "checkpoints/language.md"])
 def test_the_python_examples_run(document: str) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", read(document), flags=re.DOTALL)
     done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False)

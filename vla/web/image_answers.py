@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ _YELLOW, _OPEN, _CLOSE = (255, 214, 10), (120, 130, 140), (59, 130, 196)
 _FONT, _SMALL = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
 
 
-def where_it_looks(policy: LoadedPolicy, image: np.ndarray, *instructions: str) -> np.ndarray:
+def where_it_looks(
+    policy: LoadedPolicy, image: np.ndarray, instructions: Sequence[str], eef_pos: np.ndarray
+) -> np.ndarray:
     """Return how much the first action changes when a spot is hidden (`vla.policies.occlusion`).
 
     One map for each of the n instructions, (n, 224, 224) in [0, 1]; 1 is the strongest spot of all of them.
     """
     embeddings = torch.stack([policy.embeddings[instruction] for instruction in instructions]).to(policy.device)
-    maps = occlusion_maps(policy.network, image, embeddings)
+    maps = occlusion_maps(policy.network, image, embeddings, policy.own_state(eef_pos))
     scaled: np.ndarray = maps / max(float(maps.max()), 1e-9)
     return scaled
 
@@ -95,12 +98,21 @@ def note(familiar_share: float, strangeness: float, viewpoint_known: bool) -> st
     return "\n\n".join(filter(None, (*notes, viewpoint_note(viewpoint_known))))
 
 
-def viewpoint_note(known: bool) -> str:
-    """Return what a visitor should know about the drawn path; "" where there is nothing to know."""
+def viewpoint_note(known: bool, read: bool = False) -> str:
+    """Return what a visitor should know about the drawn path; "" where there is nothing to know.
+
+    Args:
+        known: whether it is known where the gripper is in the image.
+        read: whether the policy reads that, beside the image.
+    """
+    fingers = (
+        "The policy also reads how wide the fingers are open: here, as at the start of an episode." if read else ""
+    )
     if known:
-        return ""
+        return fingers
     where = "the path is drawn from where it stands when an episode begins"
-    return f"Where the gripper is in this image is not known; {where}."
+    unknown = f"Where the gripper is in this image is not known; {where}{', which the policy is told' if read else ''}."
+    return f"{unknown} {fingers}".strip()
 
 
 def difference_note(first: np.ndarray, second: np.ndarray) -> str:

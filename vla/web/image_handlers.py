@@ -77,11 +77,12 @@ class ImageHandlers:
             image = read_square(_uploaded_file(upload))
             instruction = checked_instruction(instruction)
             policy = self._choices[str(name)]
-            action_chunk = policy.action_chunk(image, instruction)
-            (heat,) = image_answers.where_it_looks(policy, image, instruction)
-            viewpoint = self._views.find(image)
-            note = self._note(policy, image, instruction, viewpoint is not None)
-        plan = image_answers.draw_plan(image, action_chunk, viewpoint or self._views.home)
+            known = self._views.find(image)
+            viewpoint = known or self._views.home
+            action_chunk = policy.action_chunk(image, instruction, viewpoint.eef_pos)
+            (heat,) = image_answers.where_it_looks(policy, image, [instruction], viewpoint.eef_pos)
+            note = self._note(policy, image, instruction, known is not None)
+        plan = image_answers.draw_plan(image, action_chunk, viewpoint)
         return image_answers.action_rows(action_chunk), plan, image_answers.draw_heat(image, heat), note
 
     def compare_looks(
@@ -92,17 +93,20 @@ class ImageHandlers:
             image = read_square(_uploaded_file(upload))
             said = checked_instruction(instruction), checked_instruction(other)
             policy = self._choices[str(name)]
-            one, two = image_answers.where_it_looks(policy, image, *said)
-            first, second = (policy.action_chunk(image, text)[0] for text in said)
+            viewpoint = self._views.find(image) or self._views.home
+            one, two = image_answers.where_it_looks(policy, image, said, viewpoint.eef_pos)
+            first, second = (policy.action_chunk(image, text, viewpoint.eef_pos)[0] for text in said)
         note = image_answers.difference_note(first, second)
         return image_answers.draw_heat(image, one), image_answers.draw_heat(image, two), note
 
     def _note(self, policy: LoadedPolicy, image: np.ndarray, instruction: str, viewpoint_known: bool) -> str:
         """Return what a visitor should know about the answer, as Markdown."""
-        # The familiar frames show the one red cube, and were kept without an instruction.
-        if policy.env.scene.kind == "cubes" or policy.network.config.encodes_language:
+        # The familiar frames show the one red cube, and were kept without an instruction and the arm's state.
+        config = policy.network.config
+        if policy.env.scene.kind == "cubes" or config.encodes_language or config.proprioception:
             heard = heard_words(Said(instruction, heard=policy.heard(instruction)))
-            return f"The policy heard: {heard}.\n\n{image_answers.viewpoint_note(viewpoint_known)}".strip()
+            where = image_answers.viewpoint_note(viewpoint_known, config.proprioception)
+            return f"The policy heard: {heard}.\n\n{where}".strip()
         share, strangeness = self._views.familiar_share(image), self._views.strangeness(policy, image)
         return image_answers.note(share, strangeness, viewpoint_known)
 

@@ -18,9 +18,13 @@ from vla.policies.checkpoint import build_model, load_checkpoint, provenance
 from vla.policies.devices import choose_device
 from vla.policies.listener import Heard, Listener
 from vla.policies.network import PolicyNetwork
+from vla.policies.preprocess import proprioception
 from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder, matching_text_encoder
 from vla.policies.weights import Identity
 from vla.sim.config import EnvConfig, warn_of_version_drift
+
+START_GRIPPER_QPOS = np.array([0.020833, -0.020833])
+"""Finger joint positions when an episode begins, metres (robosuite's Panda gripper)."""
 
 
 class TextEncoders:
@@ -127,9 +131,20 @@ class LoadedPolicy:
         language = self.facts["language"]
         return Listener(language["texts"], language["embeddings"].numpy())
 
-    def action_chunk(self, image: np.ndarray, instruction: str) -> np.ndarray:
-        """Predict (K, 7) actions in [-1, 1] from one (224, 224, 3) uint8 image, which fills the observation buffer."""
+    def own_state(self, eef_pos: np.ndarray) -> np.ndarray | None:
+        """Return the arm's own state, (4,) decimetres, for a network that asks for it; None for others.
+
+        Args:
+            eef_pos: (3,) grip site, metres. The fingers are open as far as at the start of an episode.
+        """
+        return proprioception(eef_pos, START_GRIPPER_QPOS) if self.network.config.proprioception else None
+
+    def action_chunk(self, image: np.ndarray, instruction: str, eef_pos: np.ndarray) -> np.ndarray:
+        """Predict (K, 7) actions in [-1, 1] from one (224, 224, 3) uint8 image, which fills the observation buffer.
+
+        `eef_pos`, (3,) metres, is read only by a policy with proprioception.
+        """
         actor = PolicyActor(self.network, self.embeddings, self.device)
         actor.reset(instruction, seed=0)
-        actor.select_action_from_image(image)
+        actor.select_action_from_image(image, self.own_state(eef_pos))
         return actor.action_chunk
