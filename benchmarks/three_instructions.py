@@ -82,7 +82,8 @@ def _episode(
     """The images of an episode, and the verdict on it in words."""
     layout = table_layout(sim.config.scene, options.seed)
     target = sim.target = target_of(instruction, layout)
-    judge, followed, images = Judge(), Bystanders(), []
+    judge, followed = Judge(), Bystanders()
+    images: list[np.ndarray] = []
     for step in rollout(sim, actor, instruction, options.seed, options.max_steps, judge):
         if not images:
             followed.add(step.observation.cubes)
