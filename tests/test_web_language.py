@@ -115,7 +115,10 @@ def test_each_button_names_its_own_cube(same_colour_share: float) -> None:
 # Who can drive in which scene
 
 
-def test_the_scene_of_several_cubes_needs_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_scene_of_several_cubes_needs_a_checkpoint(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without the shipped policies
     (tmp_path / "lift.pth").symlink_to(SHIPPED)
     choices = CheckpointChoices(tmp_path / "lift.pth", "none")
     scene = SceneHandlers(choices, "lift.pth")
