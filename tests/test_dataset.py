@@ -68,10 +68,10 @@ def test_collate_keeps_windows_on_their_own_frames(demo_file: Path) -> None:
     batch = loader.collate(segments)
     row = 0
     for number, segment in enumerate(segments):
-        for window in segment.windows:
+        for window, instruction in zip(segment.windows, segment.instructions, strict=True):
             np.testing.assert_array_equal(batch.frames[batch.windows[row]], segment.frames[window])
             assert (batch.segments[batch.windows[row]] == number).all()
-            assert batch.instructions[row] == segment.instruction
+            assert batch.instructions[row] == instruction
             row += 1
     assert row == len(batch.actions) == len(batch.mask)
 

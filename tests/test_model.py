@@ -178,10 +178,10 @@ def test_control_computes_what_training_computes(model: Any, text: ClipTextEncod
     segment = dataset[0]
     model.eval()
     with torch.inference_mode():
-        language = text([segment.instruction] * len(segment.windows))
+        language = text(segment.instructions)
         expected = model(prepare(segment.frames, SMALL.image), segment.windows, language)[0].actions()
     actor = _actor(model, text)
-    actor.reset(segment.instruction, 0)
+    actor.reset(segment.instructions[0], 0)
     for row, frame in enumerate(segment.frames):
         decision = actor.select_action_from_image(frame.numpy())
         np.testing.assert_allclose(actor.action_chunk, expected[row], atol=2e-4)
