@@ -168,7 +168,7 @@ def test_stills_and_demonstrations_go_through_the_network_together(demos: Path, 
 
 
 @pytest.mark.slow
-def test_a_collection_of_stills_that_was_stopped_goes_on(demos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_stills_stay_and_are_collected_the_same_again(demos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = stills_file(demos)
     assert output.name == "few_stills.hdf5"
     collect_stills(demos, ENV, 8, 0, 1, overwrite=False)

@@ -107,12 +107,6 @@ def stills_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def stills_env_args(path: Path) -> str:
-    """Scene and simulator of the stills at `path` (`vla.sim.config.EnvConfig.to_env_args`)."""
-    with _open(path) as file:
-        return str(file.attrs["env_args"])
-
-
 def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> Stills:
     """Read all stills of a file into memory.
 
