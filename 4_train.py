@@ -154,7 +154,6 @@ class Trainer:
         stills = StillDataset(
             self.options.stills,
             self.asker,
-            self.language.asked_per_still,
             config.observation_horizon,
             config.chunk_size,
             self.recipe.image,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla.evaluation.asked_episodes import AskedEpisode, Switch, fits
-from vla.policies.grammar import ABSENT_COLOURS, CUBE_COLOURS, PLACES, Meaning, meanings_for, resolve, wordings
-from vla.policies.wordings import HELD_OUT_PAIRS, Split
+from vla.policies.grammar import CUBE_COLOURS, PLACES, Meaning, meanings_for, resolve, wordings
+from vla.policies.wordings import ABSENT_COLOURS, HELD_OUT_PAIRS, Split
 from vla.sim.config import Scene
 from vla.sim.table import TableLayout, table_layout
 
@@ -145,10 +145,11 @@ def do_nothing(layout: TableLayout, rng: np.random.Generator) -> list[Said]:
 
 def absent(layout: TableLayout, rng: np.random.Generator) -> list[Said]:
     """A cube that is not there: one of the cubes' other colours, half of the time where there are any, or a colour that
-    no cube has."""
+    no cube has, which is a held-out one half of the time."""
     there = {cube.colour for cube in layout.cubes}
     missing = [colour for colour in CUBE_COLOURS if colour not in there]
-    pool = missing if missing and rng.random() < 0.5 else list(ABSENT_COLOURS)
+    never_there = ABSENT_COLOURS[rng.random() < 0.5]
+    pool = missing if missing and rng.random() < 0.5 else never_there
     colour = pool[rng.integers(len(pool))]
     meaning = Meaning("colour", colour)
     other = "held-out colour" if meaning.held_out else "colour that no cube has"

@@ -45,10 +45,10 @@ class Asker:
             return instruction
         return self._words(another_meaning(layout.cubes, target, self._rng), instruction)
 
-    def ask(self, layout: TableLayout, count: int) -> list[Asked]:
-        """Instructions of `count` different meanings on this table, with the cubes that they name."""
-        meanings = counterfactuals(layout.cubes, self._rng, count)
-        return [Asked(self._words(meaning, str(meaning)), resolve(meaning, layout.cubes)) for meaning in meanings]
+    def ask(self, layout: TableLayout) -> Asked:
+        """An instruction that makes sense on this table, with the cube that it names."""
+        (meaning,) = counterfactuals(layout.cubes, self._rng, 1)
+        return Asked(self._words(meaning, str(meaning)), resolve(meaning, layout.cubes))
 
     def _words(self, meaning: Meaning, otherwise: str) -> str:
         texts = self._by_meaning.get(meaning, [otherwise])

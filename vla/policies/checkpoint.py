@@ -58,6 +58,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{f', lacks {missing}' if missing else ''}; train again with: python 4_train.py"
         )
     content: dict[str, Any] = stored
+    language = content["language"]
+    content["language"] = {**language, "embeddings": language["embeddings"].float()}  # half in a shared file
     return content
 
 
@@ -80,13 +82,15 @@ def load_parent(path: Path, config: NetworkConfig) -> dict[str, Any]:
 
 
 def export_policy(source: Path, target: Path) -> None:
-    """Write the policy of `source` for sharing, with weights in half precision: half the size.
+    """Write the policy of `source` for sharing, with weights and embeddings in half precision: half the size.
 
     Raises:
         UserError: a weight is too large for half precision.
     """
     content = load_checkpoint(source)
     content.pop("optimizer", None)
+    language = content["language"]
+    content["language"] = {**language, "embeddings": language["embeddings"].half()}
     weights = content["model"]
     content["model"] = half = {name: w.half() if w.is_floating_point() else w for name, w in weights.items()}
     broken = [name for name, weight in half.items() if not torch.isfinite(weight).all()]

@@ -33,6 +33,10 @@ TEMPLATES: Words = {
         "now {verb} {phrase}",
         "can you {verb} {phrase}",
         "the robot should {verb} {phrase}",
+        "{verb} {phrase}, please",
+        "I want you to {verb} {phrase}",
+        "robot, {verb} {phrase}",
+        "it is time to {verb} {phrase}",
     ),
     True: ("would you {verb} {phrase} for me", "go ahead and {verb} {phrase}", "your task is to {verb} {phrase}"),
 }
@@ -45,17 +49,45 @@ NOUNS: Words = {
     True: ("block", "box", "brick"),
 }
 COLOURS: dict[str, Words] = {
-    "red": {False: ("red", "scarlet"), True: ("crimson",)},
-    "green": {False: ("green", "emerald"), True: ("lime",)},
-    "blue": {False: ("blue", "navy"), True: ("azure",)},
-    "yellow": {False: ("yellow", "lemon"), True: ("golden",)},
+    "red": {
+        False: ("red", "scarlet", "ruby", "cherry", "vermilion", "tomato red", "bright red", "dark red", "blood red"),
+        True: ("crimson",),
+    },
+    "green": {
+        False: ("green", "emerald", "jade", "mint", "moss", "grass green", "bright green", "dark green", "leaf green"),
+        True: ("lime",),
+    },
+    "blue": {
+        False: (
+            "blue",
+            "navy",
+            "cobalt",
+            "sapphire",
+            "ultramarine",
+            "sky blue",
+            "bright blue",
+            "dark blue",
+            "sea blue",
+        ),
+        True: ("azure",),
+    },
+    "yellow": {
+        False: (
+            *("yellow", "lemon", "canary", "mustard", "honey"),
+            *("sunny yellow", "bright yellow", "pale yellow", "corn yellow"),
+        ),
+        True: ("golden",),
+    },
 }
-"""Words for the colours that cubes have."""
+"""Words for the colours that cubes have. From few of them, a policy learns the words and not the colours."""
 ABSENT_COLOURS: Words = {
-    False: ("orange", "white", "black", "brown", "grey", "turquoise"),
+    False: (
+        *("orange", "white", "black", "brown", "grey", "violet", "magenta", "lilac", "lavender", "mauve"),
+        *("plum", "fuchsia", "salmon", "peach", "beige", "ivory", "charcoal", "chocolate"),
+    ),
     True: ("purple", "pink"),
 }
-"""Colours that no cube has: nothing may move."""
+"""Colours that no cube has, and that nobody takes for one that a cube has: nothing may move."""
 PLACES: dict[Place, Words] = {
     "left": {
         False: ("{thing} on the left", "left {thing}", "left-hand {thing}", "{thing} on the left side"),
@@ -80,7 +112,12 @@ PLACES: dict[Place, Words] = {
 }
 """Around a `thing`, which is a noun with or without a colour."""
 COLOUR_PHRASES: Words = {
-    False: ("the {colour} {noun}", "the {noun} which is {colour}", "the {noun} painted {colour}"),
+    False: (
+        "the {colour} {noun}",
+        "the {noun} which is {colour}",
+        "the {noun} painted {colour}",
+        "the {colour} coloured {noun}",
+    ),
     True: ("the {noun} that is {colour}", "the {noun} of {colour} colour"),
 }
 NOT_COLOUR_PHRASES: Words = {

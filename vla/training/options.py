@@ -78,8 +78,6 @@ class TrainOptions:
     two (both). By default the recipe's."""
     stills: Path | None = None
     """HDF5 file of stills (1_collect_demos.py --stills) to train on, too."""
-    asked_per_still: int | None = None
-    """Different instructions under which a still is served at a time. By default the recipe's."""
     wordings: int | None = None
     """Wordings of each meaning among which training draws anew for each window; 0: the sentences of the demonstrations
     alone. By default the recipe's."""

@@ -33,18 +33,9 @@ class LanguageSettings:
     """Wordings of each meaning of the grammar among which training draws anew for each window; 0: the sentence of the
     demonstration stays as it is."""
 
-    asked_per_still: int = 1
-    """Different instructions under which a still is served at a time. They share what the network makes of the picture,
-    so more than one needs a network whose vision does not depend on the instruction."""
-
     def __post_init__(self) -> None:
         if self.wordings < 0:
             raise UserError(f"--wordings must be at least 0, got {self.wordings}")
-        if self.asked_per_still < 1 or (self.asked_per_still > 1 and self.language_in_vision != "none"):
-            raise UserError(
-                "--asked-per-still must be at least 1, and more only with --language-in-vision none, "
-                f"got {self.asked_per_still} and {self.language_in_vision}"
-            )
 
     @property
     def located_cubes(self) -> int:
@@ -189,6 +180,6 @@ RECIPES["language"] = dataclasses.replace(
 LANGUAGE: dict[RecipeName, LanguageSettings] = {
     "full": LanguageSettings(),
     "cpu": LanguageSettings(),
-    "language": LanguageSettings(text_encoder="minilm", language_in_vision="film", locates="both", wordings=32),
+    "language": LanguageSettings(text_encoder="minilm", language_in_vision="film", locates="both", wordings=64),
 }
 """How each recipe deals with the instruction."""

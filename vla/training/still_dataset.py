@@ -19,7 +19,7 @@ from vla.policies.preprocess import ImageSpec, cut, proprioception
 
 
 class StillDataset(Dataset[Segment]):
-    """A segment of one frame for each still, with windows that ask for different things.
+    """A segment of one frame and one window for each still.
 
     Only the first action of a chunk is known: the other ones are masked.
     """
@@ -28,7 +28,6 @@ class StillDataset(Dataset[Segment]):
         self,
         path: Path,
         asker: Asker,
-        asked_per_still: int,
         observation_horizon: int,
         chunk_size: int,
         image: ImageSpec,
@@ -39,8 +38,6 @@ class StillDataset(Dataset[Segment]):
 
         Args:
             asker: draws the instructions.
-            asked_per_still: windows of a segment. More than one is for networks that encode a picture without its
-                instruction.
 
         Raises:
             UserError: it is no whole file of stills of this version.
@@ -49,7 +46,7 @@ class StillDataset(Dataset[Segment]):
         self.frames = torch.from_numpy(stills.images)
         """(N, R, R, 3) uint8."""
         self._layouts, self._expert = stills.layouts, stills.expert_actions
-        self._asker, self._asked_per_still = asker, asked_per_still
+        self._asker = asker
         self._shape = observation_horizon, chunk_size
         offsets = 10 * (stills.cubes_pos - stills.eef_pos[:, None])  # (N, 4, 3) decimetres
         self._offsets = offsets.astype(np.float32)
@@ -61,29 +58,25 @@ class StillDataset(Dataset[Segment]):
 
     def __getitem__(self, index: int) -> Segment:
         layout = self._layouts[index]
-        asked = self._asker.ask(layout, self._asked_per_still)
+        asked = self._asker.ask(layout)
         horizon, chunk_size = self._shape
-        actions = torch.zeros(len(asked), chunk_size, self._expert.shape[-1])
-        named = np.zeros((len(asked), 4), dtype=np.float32)
-        for row, one in enumerate(asked):
-            if one.target is None:
-                actions[row] = torch.from_numpy(idle_action())
-            else:
-                actions[row] = torch.from_numpy(self._expert[index, one.target])
-                named[row] = *self._offsets[index, one.target], 1.0
-        mask = torch.zeros(len(asked), chunk_size, dtype=torch.bool)
+        action, named = idle_action(), np.zeros((1, 4), dtype=np.float32)
+        if asked.target is not None:
+            action = self._expert[index, asked.target]
+            named[0] = *self._offsets[index, asked.target], 1.0
+        mask = torch.zeros(1, chunk_size, dtype=torch.bool)
         mask[:, 0] = True
-        positions, present = self._located(index, asked[0].target)
+        positions, present = self._located(index, asked.target)
         return Segment(
             frames=self.frames[index : index + 1],
-            windows=torch.zeros(len(asked), horizon, dtype=torch.long),
-            actions=actions,
+            windows=torch.zeros(1, horizon, dtype=torch.long),
+            actions=torch.from_numpy(action).expand(1, chunk_size, -1),
             mask=mask,
             positions=positions,
             present=present,
             named=torch.from_numpy(named),
             proprioception=torch.from_numpy(self._proprioception[index : index + 1]),
-            instructions=[one.instruction for one in asked],
+            instructions=[asked.instruction],
         )
 
     def _located(self, index: int, target: int | None) -> tuple[Tensor, Tensor]:
