@@ -115,7 +115,7 @@ def test_a_meaning_has_what_its_kind_needs() -> None:
         {"kind": "colour"},
         {"kind": "place", "colour": "red", "place": "left"},
         {"kind": "nothing", "colour": "red"},
-        {"kind": "colour", "colour": "mauve"},
+        {"kind": "colour", "colour": "puce"},
         {"kind": "place", "place": "middle"},
         {"kind": "throw"},
     )
