@@ -154,17 +154,14 @@ def counterfactuals(
     Raises:
         ValueError: the scene has fewer meanings than are asked for.
     """
-    free = [meaning for meaning in meanings_for(cubes) if not meaning.held_out]
-    by_target: dict[int | None, list[Meaning]] = {}
-    for meaning in free:
-        by_target.setdefault(resolve(meaning, cubes), []).append(meaning)
+    by_target = {target: list(meanings) for target, meanings in _trained_meanings(tuple(cubes)).items()}
     idle_count = int(count * idle_share + rng.random())
     chosen = [_take(by_target[None], cubes, rng) for _ in range(min(idle_count, len(by_target[None])))]
     named = dict.fromkeys(range(len(cubes)), 0)
     while len(chosen) < count:
         left = [number for number in named if by_target.get(number)]
         if not left:
-            raise ValueError(f"this scene has no {count} meanings ({len(free)} with those that move nothing)")
+            raise ValueError(f"this scene has no {count} meanings (found {len(chosen)}, with those that move nothing)")
         least = min(named[number] for number in left)
         pool = [meaning for number in left if named[number] == least for meaning in by_target[number]]
         meaning = _take(pool, cubes, rng)
@@ -178,8 +175,18 @@ def counterfactuals(
 
 def another_meaning(cubes: Sequence[TableCube], target: int | None, rng: np.random.Generator) -> Meaning:
     """Draw a meaning that names the cube `target`, or none where that is None, as `counterfactuals` would."""
-    pool = [meaning for meaning in meanings_for(cubes) if not meaning.held_out and resolve(meaning, cubes) == target]
-    return _take(pool, cubes, rng)
+    return _take(list(_trained_meanings(tuple(cubes))[target]), cubes, rng)
+
+
+@functools.lru_cache(maxsize=32768)
+def _trained_meanings(cubes: tuple[TableCube, ...]) -> dict[int | None, tuple[Meaning, ...]]:
+    """What training may say of these cubes, by the cube that is meant; kept, as training asks for a table many times."""
+    by_target: dict[int | None, tuple[Meaning, ...]] = {}
+    for meaning in meanings_for(cubes):
+        if not meaning.held_out:
+            target = resolve(meaning, cubes)
+            by_target[target] = (*by_target.get(target, ()), meaning)
+    return by_target
 
 
 @functools.cache
