@@ -30,6 +30,7 @@ from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
 from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
+from vla.policies.checkpoint import load_checkpoint
 
 FUSION_VERSION = 1
 PART = "two-cubes"
@@ -61,6 +62,9 @@ ARMS = {
     "attention-every": Arm(
         "attention to the picture's places; every cube", ("--language-in-vision", "attention", "--locates", "every")
     ),
+    "deaf": Arm(
+        "FiLM; both heads; every sentence is the same: a twin that has no language", ("--text-encoder", "deaf")
+    ),
     "attention-both": Arm(
         "attention to the picture's places; both heads", ("--language-in-vision", "attention", "--locates", "both")
     ),
@@ -75,7 +79,7 @@ class FusionOptions:
     """Arms to run, in this order, each with all seeds."""
     seeds: tuple[int, ...] = (0, 1)
     """Training seeds."""
-    steps: int = 900
+    steps: int = 2000
     """Training steps of each arm."""
     num_scenes: int = 30
     """Scenes, each with an episode for either cube."""
@@ -158,6 +162,7 @@ def _measure(folder: Path, options: FusionOptions) -> dict[str, Any]:
         "steps": last["step"],
         "first_motion": last["valid/first_motion"],
         "checkpoint_sha256": sha256(folder / "last.pth"),
+        "trained_with": load_checkpoint(folder / "last.pth")["versions"],  # it may have been trained elsewhere
         "weights": content["weights"],
         "machine": content["machine"],
     }

@@ -31,6 +31,7 @@ from vla.errors import UserError, run_script
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import sha256, write_text
 from vla.judging.thresholds import Thresholds
+from vla.policies.checkpoint import load_checkpoint
 from vla.sim.config import VALIDATION_SEEDS
 
 
@@ -136,6 +137,7 @@ def _measure(name: str, seed: int, options: BenchmarkOptions) -> dict[str, Any]:
         "first_gripper_accuracy": last["valid/first_gripper_accuracy"],
         "own_validation": arm.has_own_demonstrations,
         "checkpoint_sha256": sha256(checkpoint),
+        "trained_with": load_checkpoint(checkpoint)["versions"],  # it may have been trained on another machine
         "weights": evaluation["weights"],
         "machine": evaluation["machine"],
     }
