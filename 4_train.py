@@ -153,6 +153,7 @@ class Trainer:
         config = self.state.network.config
         stills = StillDataset(
             self.options.stills,
+            demonstrations.env_args,
             self.asker,
             config.observation_horizon,
             config.chunk_size,

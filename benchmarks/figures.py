@@ -16,6 +16,7 @@ import sequential_test
 from controls import controls_table
 from edge_cases import edge_cases_table
 from evaluation_speed import speed_table
+from fusion import fusion_table
 from judging_cost import judging_cost_table
 from results import RESULTS, Results, values
 from seed_statistics import errors_table, power_table
@@ -270,6 +271,7 @@ FIGURES: dict[str, Callable[..., str]] = {
     "perturbed_levels": perturbed_levels,
     "harmless_axes": harmless_axes,
     "language_rate": language_rate,
+    "fusion": lambda results: fusion_table(results["fusion"]),
     "language_table": language_table,
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from arms import ARMS
+from arms import ARMS, Arm
 from arms_table import WHAT_MATTERS_VERSION
+from fusion import ARMS as FUSION_ARMS
+from fusion import FUSION_VERSION
+from fusion import Arm as FusionArm
 from scripts import ROOT
 from training_seeds import TRAINING_SEEDS_VERSION
-from trainings import recipe
+from trainings import language_settings, recipe
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.suite import DRIFT, QUANTITIES
@@ -28,6 +31,7 @@ from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import SHIPPED, SHIPPED_LANGUAGE, sha256
 from vla.judging.thresholds import Thresholds
 from vla.sim.perturbations import AXES
+from vla.training.recipes import RecipeName
 
 RESULTS = ROOT / "docs/results"
 OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
@@ -39,11 +43,22 @@ WITHOUT_VERDICT = (
 )
 """Results that measure no success, and so record no thresholds."""
 
-TRAINED_LAYOUTS = {
-    "what_matters": ("what_matters_version", WHAT_MATTERS_VERSION),
-    "training_seeds": ("training_seeds_version", TRAINING_SEEDS_VERSION),
+
+class Trained(NamedTuple):
+    """A result that trained policies of its own."""
+
+    version: int
+    """Of its layout; its key is the result's name and `_version`."""
+    recipe: RecipeName
+    arms: Mapping[str, Arm | FusionArm]
+
+
+TRAINED = {
+    "what_matters": Trained(WHAT_MATTERS_VERSION, "cpu", ARMS),
+    "training_seeds": Trained(TRAINING_SEEDS_VERSION, "cpu", {}),
+    "fusion": Trained(FUSION_VERSION, "language", FUSION_ARMS),
 }
-"""Results that trained policies of their own: the key of their layout's version, and the version."""
+"""Results that trained policies of their own, by name."""
 _VERSIONS = {
     "results_version": RESULTS_VERSION,
     "perturb_version": PERTURB_VERSION,
@@ -95,7 +110,7 @@ def stale(name: str, content: Any) -> str | None:
             return f"it was measured on another policy than {path}"
     if name == "attacks":
         return _stale_attacks(content)
-    if name in TRAINED_LAYOUTS:
+    if name in TRAINED:
         return _stale_trainings(name, content)
     if name not in WITHOUT_VERDICT and not list(values(content, "thresholds")):
         return "it does not say which thresholds it was judged by"
@@ -104,16 +119,18 @@ def stale(name: str, content: Any) -> str | None:
 
 def _stale_trainings(name: str, content: Any) -> str | None:
     """A training must be that of today's recipe, and an arm must still change what it changed."""
-    key, version = TRAINED_LAYOUTS[name]
-    if content.get(key) != version:
-        return f"its layout is that of an older version, without {key} {version}"
-    if content["settings"]["recipe"] != recipe():
+    trained, key, settings = TRAINED[name], f"{name}_version", content.get("settings", {})
+    if content.get(key) != trained.version:
+        return f"its layout is that of an older version, without {key} {trained.version}"
+    language = language_settings(trained.recipe)
+    if settings["recipe"] != recipe(trained.recipe) or settings.get("language", language) != language:
         return "it was trained with other numbers of the recipe than vla.training.recipes has"
     if name == "training_seeds" and len(set(values(content, "data_sha256"))) > 1:
         return "its trainings did not all learn from the same demonstrations"
     arms = content.get("arms", {})
-    changed = [arm for arm, result in arms.items() if arm not in ARMS or result["what"] != ARMS[arm].what]
-    return f"its arms {changed} are not those of benchmarks/arms.py" if changed else None
+    ours = trained.arms
+    changed = [arm for arm, result in arms.items() if arm not in ours or result["what"] != ours[arm].what]
+    return f"its arms {changed} are not those of today's benchmark" if changed else None
 
 
 def _stale_attacks(content: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from vla import stages
+from vla.demos import still_collection
 from vla.demos.recorder import RecordTask, record
 from vla.demos.schema import merge, open_demos
 from vla.demos.still_collection import collect_stills, stills_file
@@ -84,7 +86,9 @@ def _made_up(count: int) -> Stills:
 
 
 def _dataset(path: Path) -> Any:
-    return StillDataset(path, Asker(training_wordings(8)), 1, 10, RECIPES["language"].image, 1, "both")
+    return StillDataset(
+        path, ENV.to_env_args(), Asker(training_wordings(8)), 1, 10, RECIPES["language"].image, 1, "both"
+    )
 
 
 @pytest.mark.slow
@@ -132,6 +136,43 @@ def test_a_still_is_asked_for_anew_each_time(tmp_path: Path) -> None:
             assert named[:2].tolist() == pytest.approx(([-0.5, -0.8], [0.5, 0.8])[target])
     assert len(meanings) > 10
     assert dataset[0].positions.shape == (1, 3 * len(LOCATED) + 1)
+
+
+def test_stills_of_another_scene_than_the_demonstrations_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stills.hdf5"
+    two = EnvConfig(scene=Scene("cubes", (2,)))
+    assert two.to_env_args() != ENV.to_env_args()
+    write_stills(path, _made_up(1), {"settings": "{}", "env_args": two.to_env_args()})
+    with pytest.raises(UserError, match=r"different scenes or simulators; .*--stills 20000"):
+        _dataset(path)
+
+
+@pytest.mark.slow
+def test_an_interrupted_collection_continues_with_the_same_stills(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(still_collection, "STILLS_PER_PART", 3)
+    whole = tmp_path / "whole_demos.hdf5"
+    shutil.copy(demos, whole)
+    collect_stills(whole, ENV, 7, 0, 1, overwrite=False)
+    broken = tmp_path / "broken_demos.hdf5"
+    shutil.copy(demos, broken)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(still_collection, "merge_stills", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            collect_stills(broken, ENV, 7, 0, 1, overwrite=False)
+    parts = sorted((tmp_path / "broken_stills.hdf5.parts").glob("*.hdf5"))
+    assert len(parts) == 3
+    parts[1].unlink()  # as if the collection had been stopped before this one was whole
+    kept = parts[0].stat().st_mtime_ns
+    monkeypatch.setattr(still_collection, "remove_parts", lambda _: None)
+    collect_stills(broken, ENV, 7, 0, 1, overwrite=False)
+    assert parts[0].stat().st_mtime_ns == kept
+    assert np.array_equal(read_stills(stills_file(broken)).images, read_stills(stills_file(whole)).images)
 
 
 @pytest.mark.slow
@@ -191,7 +232,7 @@ def test_what_is_no_file_of_stills_is_refused_in_one_line(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="--stills 20000"):
         read_stills(path)
     path.write_bytes(b"no HDF5")
-    with pytest.raises(UserError, match="not a whole HDF5 file"):
+    with pytest.raises(UserError, match=r"not a whole HDF5 file .*mv -n"):
         read_stills(path)
     with h5py.File(path, "w") as file:
         file["data"] = [1]
@@ -200,7 +241,7 @@ def test_what_is_no_file_of_stills_is_refused_in_one_line(tmp_path: Path) -> Non
     write_stills(path, _made_up(2), {"settings": "{}", "env_args": ""})
     with h5py.File(path, "a") as file:
         del file["eef_pos"]
-    with pytest.raises(UserError, match="broken stills"):
+    with pytest.raises(UserError, match=r"broken stills; .*mv -n .*--stills 20000"):
         read_stills(path)
 
 

@@ -15,12 +15,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vla.demos.schema import move_away_command
 from vla.errors import UserError
 from vla.files import atomic_path
 from vla.sim.config import ACTION_DIM, CUBES
 from vla.sim.table import TableLayout
 
 STILLS_VERSION = 1
+COLLECT_STILLS = "python 1_collect_demos.py --scene cubes --stills 20000"
 _GZIP_LEVEL = 1
 """The pictures have nothing in common but the table: a higher level costs time and saves little."""
 _READ_TOGETHER = 500
@@ -107,6 +109,16 @@ def stills_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def stills_env_args(path: Path) -> str:
+    """Scene and simulator of the stills at `path` (`vla.sim.config.EnvConfig.to_env_args`).
+
+    Raises:
+        UserError: it is no whole file of stills of this version.
+    """
+    with _open(path) as file:
+        return str(file.attrs["env_args"])
+
+
 def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> Stills:
     """Read all stills of a file into memory.
 
@@ -128,13 +140,16 @@ def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda ima
 
 
 def _open(path: Path) -> h5py.File:
-    command = "python 1_collect_demos.py --scene cubes --stills 20000"
     if not path.is_file():
-        raise UserError(f"no stills at {path}; collect them with: {command}")
+        raise UserError(f"no stills at {path}; collect them with: {COLLECT_STILLS}")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"{path} is not a whole HDF5 file ({str(error).splitlines()[0]}); move it away") from None
+        what = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is not a whole HDF5 file ({what}); move it away ({move_away_command(path)}), "
+            f"and run: {COLLECT_STILLS}"
+        ) from None
     found = file.attrs.get("stills_version")
     count = len(file["layouts"]) if "layouts" in file else 0
     missing = [name for name in _ARRAYS if name not in file or len(file[name]) != count]
@@ -142,5 +157,6 @@ def _open(path: Path) -> h5py.File:
     if found != STILLS_VERSION or missing or file["expert_actions"].shape != (count, len(CUBES), ACTION_DIM):
         file.close()
         what = f"stills of version {found}, this code reads {STILLS_VERSION}" if found else "no file of stills"
-        raise UserError(f"{path} holds {what if found != STILLS_VERSION else 'broken stills'}; name another one")
+        held = what if found != STILLS_VERSION else "broken stills"
+        raise UserError(f"{path} holds {held}; move it away ({move_away_command(path)}), and run: {COLLECT_STILLS}")
     return file

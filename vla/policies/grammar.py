@@ -180,7 +180,7 @@ def another_meaning(cubes: Sequence[TableCube], target: int | None, rng: np.rand
 
 @functools.lru_cache(maxsize=32768)
 def _trained_meanings(cubes: tuple[TableCube, ...]) -> dict[int | None, tuple[Meaning, ...]]:
-    """What training may say of these cubes, by the cube that is meant; kept, as training asks for a table many times."""
+    """What training may say of these cubes, by the cube that is meant. It is kept: training asks again and again."""
     by_target: dict[int | None, tuple[Meaning, ...]] = {}
     for meaning in meanings_for(cubes):
         if not meaning.held_out:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vla.demos.stills import read_stills
+from vla.demos.stills import COLLECT_STILLS, read_stills, stills_env_args
+from vla.errors import UserError
 from vla.experts.idle import idle_action
 from vla.policies.asking import Asker
 from vla.policies.batch import Segment
@@ -27,6 +28,7 @@ class StillDataset(Dataset[Segment]):
     def __init__(
         self,
         path: Path,
+        env_args: str,
         asker: Asker,
         observation_horizon: int,
         chunk_size: int,
@@ -37,11 +39,17 @@ class StillDataset(Dataset[Segment]):
         """Read the stills at `path`; the arguments are those of `LiftDataset`.
 
         Args:
+            env_args: scene and simulator of the demonstrations beside which the stills are served.
             asker: draws the instructions.
 
         Raises:
-            UserError: it is no whole file of stills of this version.
+            UserError: it is no whole file of stills of this version, or they come from another scene or simulator.
         """
+        if stills_env_args(path) != env_args:
+            raise UserError(
+                f"{path} and the demonstrations come from different scenes or simulators; collect both together: "
+                f"{COLLECT_STILLS}"
+            )
         stills = read_stills(path, lambda images: cut(torch.from_numpy(images), image, margin_px).numpy())
         self.frames = torch.from_numpy(stills.images)
         """(N, R, R, 3) uint8."""
