@@ -35,6 +35,8 @@ from vla.policies.checkpoint import load_checkpoint
 FUSION_VERSION = 1
 PART = "two-cubes"
 """Part of the language suite that scores the arms."""
+MAX_STEPS = 120
+"""Control steps of an episode; an expert needs 50."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class FusionOptions:
             "settings": {
                 "steps": self.steps,
                 "num_scenes": self.num_scenes,
+                "max_steps": MAX_STEPS,
                 "recipe": recipe("language"),
                 "language": language_settings("language"),
                 "versions": run_versions(),
@@ -153,7 +156,7 @@ def _measure(folder: Path, options: FusionOptions) -> dict[str, Any]:
     run_stage(
         *("5_evaluate.py", "--checkpoint", folder / "last.pth", "--language-suite", "--parts", PART),
         *("--split", "validation", "--num-episodes", options.num_scenes, "--no-videos"),
-        *("--output-dir", folder / "evaluation"),
+        *("--max-steps", MAX_STEPS, "--output-dir", folder / "evaluation"),
     )
     content = json.loads((folder / "evaluation/language.json").read_text())
     last = json.loads((folder / "history.json").read_text())[-1]
