@@ -17,7 +17,7 @@ import numpy as np
 
 from vla.demos.schema import move_away_command
 from vla.errors import UserError
-from vla.files import atomic_path
+from vla.files import atomic_path, sha256
 from vla.sim.config import ACTION_DIM, CUBES
 from vla.sim.table import TableLayout
 
@@ -107,6 +107,16 @@ def stills_settings(path: Path) -> dict[str, Any]:
     with _open(path) as file:
         settings: dict[str, Any] = json.loads(file.attrs["settings"])
     return settings
+
+
+def stills_sha256(path: Path) -> str:
+    """Hash of the file of stills at `path`.
+
+    Raises:
+        UserError: it is no whole file of stills of this version.
+    """
+    with _open(path):
+        return sha256(path)
 
 
 def stills_env_args(path: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.demos.schema import open_demos
+from vla.demos.stills import stills_sha256
 from vla.errors import UserError
 from vla.files import sha256
 from vla.policies.devices import choose_device, uses_bfloat16
@@ -68,7 +69,7 @@ class RunIdentity:
             episodes=demonstrations.names,
             data_sha256=demonstrations.file_sha256,
             demos_sha256=demonstrations.content_sha256,
-            stills_sha256=None if options.stills is None else sha256(options.stills),
+            stills_sha256=None if options.stills is None else stills_sha256(options.stills),
             num_demos=options.num_demos,
             max_steps=options.max_steps,
             bfloat16=uses_bfloat16(options.precision, choose_device(options.device)),
