@@ -156,10 +156,7 @@ def _open(path: Path) -> h5py.File:
         file = h5py.File(path, "r")
     except OSError as error:
         what = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} is not a whole HDF5 file ({what}); move it away ({move_away_command(path)}), "
-            f"and run: {COLLECT_STILLS}"
-        ) from None
+        raise UserError(f"{path} is not a whole HDF5 file ({what}); {_mend(path)}") from None
     found = file.attrs.get("stills_version")
     count = len(file["layouts"]) if "layouts" in file else 0
     missing = [name for name in _ARRAYS if name not in file or len(file[name]) != count]
@@ -168,5 +165,9 @@ def _open(path: Path) -> h5py.File:
         file.close()
         what = f"stills of version {found}, this code reads {STILLS_VERSION}" if found else "no file of stills"
         held = what if found != STILLS_VERSION else "broken stills"
-        raise UserError(f"{path} holds {held}; move it away ({move_away_command(path)}), and run: {COLLECT_STILLS}")
+        raise UserError(f"{path} holds {held}; {_mend(path)}")
     return file
+
+
+def _mend(path: Path) -> str:
+    return f"name another file, or move this one away ({move_away_command(path)}) and run: {COLLECT_STILLS}"
