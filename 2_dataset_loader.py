@@ -4,7 +4,10 @@ Run alone, checks the HDF5 file, prints Table 2 and writes pictures in which a p
 (sec. 7.5): a contact sheet, and a page for each episode. List the names of bad episodes in a text file, one to a line;
 `--exclude` leaves them out, here and in 4_train.py.
 
+--merge joins files that were collected apart into a new one.
+
     python 2_dataset_loader.py --data data/lift_demos.hdf5
+    python 2_dataset_loader.py --merge one.hdf5 two.hdf5 --output both.hdf5
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
+from vla.demos.merging import merge_files
 from vla.demos.schema import NO_TARGET, Demo, attribute_text, demo_names, open_demos, read_demo
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
@@ -267,9 +271,22 @@ class InspectOptions:
     """Folder in which the pictures are written."""
     exclude: Path | None = None
     """Text file with the names of episodes to leave out, one to a line."""
+    merge: tuple[Path, ...] = ()
+    """Files of demonstrations to join instead, in this order. They must come from one simulator and have no seed in
+    common; each demonstration stays on its side of the split."""
+    output: Path | None = None
+    """New file for --merge."""
+
+    def __post_init__(self) -> None:
+        if (self.output is not None) != bool(self.merge) or len(self.merge) == 1:
+            raise UserError("--merge needs at least two files, and --output a new one for them")
 
 
 def main(options: InspectOptions) -> None:
+    if options.output is not None:
+        count = merge_files(options.merge, options.output)
+        print(f"{options.output}: {count} demonstrations of {len(options.merge)} files")
+        return
     with open_demos(options.data) as file:
         warn_of_version_drift(file["data"].attrs["env_args"], str(options.data))
         names = selected_names(file, None, options.exclude)
