@@ -1,6 +1,7 @@
 """Takes screenshots of the page's tabs: on a desk and on a phone, light and dark.
 
-Reads the checkpoint and drives the page in Chromium. Writes a PNG for each tab and, if asked, two into docs.
+Reads the checkpoints of both scenes and drives the page in Chromium. Writes a PNG for each tab and, if asked, two into
+docs.
 
     python benchmarks/screenshots.py
 """
@@ -45,6 +46,14 @@ def main(options: ScreenshotOptions) -> None:
         raise UserError("no Chromium here; install one with: sh .ci/browser.sh")
     inputs = {"--checkpoint": default_checkpoint(), "--data": options.data, "--results": options.results}
     arguments = [word for name, path in inputs.items() for word in (name, str(path.resolve()))]
+    language = ("--checkpoint", str(default_checkpoint(language=True).resolve()))
+    with served(options.output, *language) as page, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for name, (width, height) in tqdm(SIZES.items(), unit="size", desc="several cubes"):
+            tab = _visit(browser, page, width, height, "light")
+            _shoot_cubes(tab, options.output, f"cubes_{name}")
+            tab.context.close()
+        browser.close()
     with served(options.output, *arguments) as page, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, (width, height) in tqdm(SIZES.items(), unit="size"):
@@ -66,12 +75,35 @@ def _visit(browser: Browser, page: Page, width: int, height: int, scheme: Litera
     return tab
 
 
+def _keep(tab: Tab, folder: Path, name: str, tab_name: str) -> None:
+    tab.wait_for_timeout(800)
+    tab.screenshot(path=folder / f"{name}_{tab_name}.png", full_page=True)
+
+
+def _shoot_cubes(tab: Tab, folder: Path, name: str) -> None:
+    """Take the screenshots of the tabs in which an instruction decides something."""
+    tab.get_by_role("button", name="Run", exact=True).click()
+    tab.locator("#video video").wait_for(timeout=ANSWER_MS)
+    _keep(tab, folder, name, "1_verdict")
+    show_tab(tab, "Side by side")
+    tab.get_by_role("button", name="Run both").click()
+    tab.locator(".verdict:visible").nth(1).wait_for(timeout=ANSWER_MS)
+    _keep(tab, folder, name, "2_compare")
+    show_tab(tab, "Single image")
+    tab.get_by_role("button", name="Use the first frame of this seed").click()
+    tab.locator(".image-frame img:visible").first.wait_for(timeout=ANSWER_MS)
+    tab.get_by_role("button", name="Predict").click()
+    tab.get_by_role("img", name="The image with the planned path").wait_for(timeout=ANSWER_MS)
+    tab.get_by_role("button", name="Compare where it looks").click()
+    tab.get_by_text("the commanded motion of the hand differs").wait_for(timeout=ANSWER_MS)
+    _keep(tab, folder, name, "3_image")
+
+
 def _shoot(tab: Tab, folder: Path, name: str) -> None:
     """Fill every tab with content and take its screenshot."""
 
     def keep(tab_name: str) -> None:
-        tab.wait_for_timeout(800)
-        tab.screenshot(path=folder / f"{name}_{tab_name}.png", full_page=True)
+        _keep(tab, folder, name, tab_name)
 
     tab.get_by_role("button", name="Run", exact=True).click()
     tab.locator(".conditions li.now").nth(3).wait_for(timeout=ANSWER_MS)

@@ -99,12 +99,11 @@ def test_training_draws_other_wordings_of_the_same_meaning() -> None:
     assert Meaning("colour", "blue") in idle  # no cube is blue
     assert asker.again("Pick up the thing", LAYOUT, 1) == "Pick up the thing"
     asker.begin(7)
-    first = [asker.ask(LAYOUT, 2) for _ in range(10)]
+    first = [asker.ask(LAYOUT) for _ in range(20)]
     asker.begin(7)
-    assert [asker.ask(LAYOUT, 2) for _ in range(10)] == first
-    for pair in first:
-        assert len({meaning_of(one.instruction) for one in pair}) == 2
-        assert all(one.instruction in texts and target_of(one.instruction, LAYOUT) == one.target for one in pair)
+    assert [asker.ask(LAYOUT) for _ in range(20)] == first
+    assert len({meaning_of(one.instruction) for one in first}) > 5
+    assert all(one.instruction in texts and target_of(one.instruction, LAYOUT) == one.target for one in first)
 
 
 @pytest.mark.slow
