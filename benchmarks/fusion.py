@@ -9,7 +9,7 @@ Reads the demonstrations and the stills. Writes checkpoints and evaluations into
 the result file into docs/results, from which `benchmarks/tables.py` makes the table in docs/language.md. What is
 finished is not repeated, and what was stopped goes on.
 
-    python benchmarks/fusion.py --arms report film every film-every --seeds 0 1
+    python benchmarks/fusion.py --arms report both film film-both deaf --seeds 0 1
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from scripts import run_stage
-from trainings import check_comparable, language_settings, recipe, train
+from trainings import check_comparable, language_settings, recipe, train, trained_with
 
+from vla.demos.stills import COLLECT_STILLS
 from vla.errors import UserError, run_script
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
-from vla.evaluation.statistics import rate
 from vla.files import sha256, write_text
 from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
-from vla.policies.checkpoint import load_checkpoint
 
 FUSION_VERSION = 1
 PART = "two-cubes"
@@ -53,23 +52,22 @@ ARMS = {
         "the report's: one attention to the sentence; the auxiliary head locates the target",
         ("--language-in-vision", "none", "--locates", "target"),
     ),
-    "every": Arm("the same; it locates every cube", ("--language-in-vision", "none", "--locates", "every")),
+    "every": Arm("one attention to the sentence; every cube", ("--language-in-vision", "none", "--locates", "every")),
     "named": Arm(
-        "the same; it locates the named cube, behind the fusion", ("--language-in-vision", "none", "--locates", "named")
+        "one attention to the sentence; the named cube, behind the fusion",
+        ("--language-in-vision", "none", "--locates", "named"),
     ),
-    "both": Arm("the same; both heads", ("--language-in-vision", "none", "--locates", "both")),
+    "both": Arm("one attention to the sentence; both heads", ("--language-in-vision", "none", "--locates", "both")),
     "film": Arm("FiLM in ResNet18; the target", ("--language-in-vision", "film", "--locates", "target")),
     "film-every": Arm("FiLM; every cube", ("--language-in-vision", "film", "--locates", "every")),
-    "film-both": Arm("FiLM; both heads", ("--language-in-vision", "film", "--locates", "both")),
+    "film-both": Arm("FiLM; both heads: the recipe", ("--language-in-vision", "film", "--locates", "both")),
     "attention-every": Arm(
         "attention to the picture's places; every cube", ("--language-in-vision", "attention", "--locates", "every")
-    ),
-    "deaf": Arm(
-        "FiLM; both heads; every sentence is the same: a twin that has no language", ("--text-encoder", "deaf")
     ),
     "attention-both": Arm(
         "attention to the picture's places; both heads", ("--language-in-vision", "attention", "--locates", "both")
     ),
+    "deaf": Arm("the recipe, but every sentence sounds the same", ("--text-encoder", "deaf")),
 }
 
 
@@ -82,7 +80,7 @@ class FusionOptions:
     seeds: tuple[int, ...] = (0, 1)
     """Training seeds."""
     steps: int = 2000
-    """Training steps of each arm."""
+    """Training steps of each arm, an even number; two whole passes over the data at most."""
     num_scenes: int = 30
     """Scenes, each with an episode for either cube."""
     train_only: bool = False
@@ -144,9 +142,7 @@ def main(options: FusionOptions) -> None:
 def _arguments(name: str, seed: int, options: FusionOptions) -> tuple[object, ...]:
     for path in (options.data, options.stills):
         if not path.exists():
-            raise UserError(
-                f"no {path}; collect it with: python 1_collect_demos.py --scene cubes --num-episodes 320 --stills 20000"
-            )
+            raise UserError(f"no {path}; collect it with: {COLLECT_STILLS}")
     length = ("--epochs", 2, "--max-steps", options.steps // 2, "--rollout-episodes", 0)
     data = ("--data", options.data, "--stills", options.stills, "--proprioception")
     return *data, "--seed", seed, *length, *ARMS[name].train
@@ -160,12 +156,13 @@ def _measure(folder: Path, options: FusionOptions) -> dict[str, Any]:
     )
     content = json.loads((folder / "evaluation/language.json").read_text())
     last = json.loads((folder / "history.json").read_text())[-1]
+    assert last["step"] == options.steps, "an epoch has fewer batches than half of --steps"
     return {
         "measures": content["parts"][PART]["measures"],
         "steps": last["step"],
         "first_motion": last["valid/first_motion"],
         "checkpoint_sha256": sha256(folder / "last.pth"),
-        "trained_with": load_checkpoint(folder / "last.pth")["versions"],  # it may have been trained elsewhere
+        **trained_with(folder / "last.pth"),
         "weights": content["weights"],
         "machine": content["machine"],
     }
@@ -183,12 +180,12 @@ def fusion_table(results: dict[str, Any]) -> str:
             (
                 ARMS[name].what,
                 *(_share(trainings, measure) for measure in ("named_first", "right", "wrong_object")),
-                rate(sum(each["count"] for each in both), sum(each["of"] for each in both)),
+                f"{sum(each['count'] for each in both)}/{sum(each['of'] for each in both)}",
                 ", ".join(str(each["count"]) for each in both),
                 f"{sum(each['first_motion'] for each in trainings) / len(trainings):.3f}",
             )
         )
-    head = ("network", "named cube touched first", "named cube lifted", "another lifted", "both right, one start")
+    head = ("network", "named cube touched first", "right", "another cube lifted", "every instruction right")
     return markdown_table((*head, "of each training", "first action's MSE"), rows)
 
 

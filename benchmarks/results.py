@@ -45,10 +45,10 @@ WITHOUT_VERDICT = (
 
 
 class Trained(NamedTuple):
-    """A result that trained policies of its own."""
+    """What is known of a benchmark that trains policies of its own."""
 
     version: int
-    """Of its layout; its key is the result's name and `_version`."""
+    """Version of the layout, stored under the key NAME_version."""
     recipe: RecipeName
     arms: Mapping[str, Arm | FusionArm]
 
@@ -58,7 +58,7 @@ TRAINED = {
     "training_seeds": Trained(TRAINING_SEEDS_VERSION, "cpu", {}),
     "fusion": Trained(FUSION_VERSION, "language", FUSION_ARMS),
 }
-"""Results that trained policies of their own, by name."""
+"""The benchmarks that train policies of their own, by the names of their results."""
 _VERSIONS = {
     "results_version": RESULTS_VERSION,
     "perturb_version": PERTURB_VERSION,
@@ -122,8 +122,10 @@ def _stale_trainings(name: str, content: Any) -> str | None:
     trained, key, settings = TRAINED[name], f"{name}_version", content.get("settings", {})
     if content.get(key) != trained.version:
         return f"its layout is that of an older version, without {key} {trained.version}"
-    language = language_settings(trained.recipe)
-    if settings["recipe"] != recipe(trained.recipe) or settings.get("language", language) != language:
+    asked = {"recipe": recipe(trained.recipe)}
+    if trained.recipe == "language":
+        asked["language"] = language_settings(trained.recipe)
+    if any(settings.get(part) != asked[part] for part in asked):
         return "it was trained with other numbers of the recipe than vla.training.recipes has"
     if name == "training_seeds" and len(set(values(content, "data_sha256"))) > 1:
         return "its trainings did not all learn from the same demonstrations"

@@ -18,6 +18,7 @@ from scripts import run_stage
 from vla.errors import UserError
 from vla.evaluation.results_json import run_versions
 from vla.files import write_text
+from vla.policies.checkpoint import load_checkpoint
 from vla.training.recipes import LANGUAGE, RECIPES, RecipeName
 
 NOTE = "asked_for.json"
@@ -44,12 +45,14 @@ def train(
         folder: gets the checkpoints, the history and the logs.
         request: what decides the policy, as JSON types.
         arguments: makes the demonstrations where needed, and returns further arguments of 4_train.py.
-        name: of the recipe.
+        name: the recipe's name.
 
     Raises:
         UserError: a script failed, or the folder holds another training.
     """
-    asked = _as_json({**request, "recipe": recipe(name), "versions": run_versions()})
+    asked = _as_json(
+        {**request, "recipe": recipe(name), "language": language_settings(name), "versions": run_versions()}
+    )
     note = folder / NOTE
     if note.exists() and json.loads(note.read_text()) == asked:
         print(f"{folder}: already trained")
@@ -60,6 +63,14 @@ def train(
         *arguments(),
     )
     write_text(note, json.dumps(asked, indent=1))
+
+
+def trained_with(checkpoint: Path) -> dict[str, Any]:
+    """What a policy was trained with, for its result: it may have been trained on another machine than it is run on."""
+    content = load_checkpoint(checkpoint)
+    identity = content["training"]["identity"]
+    keys = ("demos_sha256", "stills_sha256", "language", "bfloat16")
+    return {"trained_with": content["versions"] | {key: identity[key] for key in keys}}
 
 
 def evaluate(checkpoint: Path, folder: Path, seeds: range, split: str, max_steps: int) -> dict[str, Any]:

@@ -24,14 +24,13 @@ from typing import Any
 from arms import ARMS, DISCUSSED, Arm
 from arms_table import WHAT_MATTERS_VERSION, arms_table, shown_arms
 from scripts import run_stage
-from trainings import check_comparable, evaluate, outcomes, recipe, train
+from trainings import check_comparable, evaluate, outcomes, recipe, train, trained_with
 
 from vla.demos.schema import demo_names, open_demos
 from vla.errors import UserError, run_script
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import sha256, write_text
 from vla.judging.thresholds import Thresholds
-from vla.policies.checkpoint import load_checkpoint
 from vla.sim.config import VALIDATION_SEEDS
 
 
@@ -137,7 +136,7 @@ def _measure(name: str, seed: int, options: BenchmarkOptions) -> dict[str, Any]:
         "first_gripper_accuracy": last["valid/first_gripper_accuracy"],
         "own_validation": arm.has_own_demonstrations,
         "checkpoint_sha256": sha256(checkpoint),
-        "trained_with": load_checkpoint(checkpoint)["versions"],  # it may have been trained on another machine
+        **trained_with(checkpoint),
         "weights": evaluation["weights"],
         "machine": evaluation["machine"],
     }

@@ -22,7 +22,7 @@ from vla.sim.config import ACTION_DIM, CUBES
 from vla.sim.table import TableLayout
 
 STILLS_VERSION = 1
-COLLECT_STILLS = "python 1_collect_demos.py --scene cubes --stills 20000"
+COLLECT_STILLS = "python 1_collect_demos.py --scene cubes --num-episodes 320 --stills 20000"
 _GZIP_LEVEL = 1
 """The pictures have nothing in common but the table: a higher level costs time and saves little."""
 _READ_TOGETHER = 500

@@ -64,7 +64,7 @@ class Case:
 
     part: str
     number: int
-    """Of the seed's instructions in this part; 0: the one that stands for the seed."""
+    """Number of the instruction among those of its seed in this part; 0: the one that stands for the seed."""
     said: Said
     episode: AskedEpisode
 
@@ -144,8 +144,8 @@ def do_nothing(layout: TableLayout, rng: np.random.Generator) -> list[Said]:
 
 
 def absent(layout: TableLayout, rng: np.random.Generator) -> list[Said]:
-    """A cube that is not there: one of the cubes' other colours, half of the time where there are any, or a colour that
-    no cube has, which is a held-out one half of the time."""
+    """A cube that is not there. Half of the time, where there is one, it has a cube's colour that is not on this table;
+    else it has a colour that no cube has, held out half of the time."""
     there = {cube.colour for cube in layout.cubes}
     missing = [colour for colour in CUBE_COLOURS if colour not in there]
     never_there = ABSENT_COLOURS[rng.random() < 0.5]

@@ -24,7 +24,7 @@ class Row:
     part: str
     seed: int
     number: int
-    """Of the seed's instructions in this part; 0: the one that stands for the seed."""
+    """Number of the instruction among those of its seed in this part; 0: the one that stands for the seed."""
     instruction: str
     then: str | None
     """What was said on the way; None: nothing."""

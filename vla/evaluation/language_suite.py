@@ -22,8 +22,8 @@ from vla.evaluation.runner import episode_runner, resumable
 from vla.files import run_lock, write_text
 from vla.judging.thresholds import Thresholds
 
-LANGUAGE_VERSION = 1
-"""Version of language.json."""
+LANGUAGE_VERSION = 2
+"""Version of language.json and of what the suite says; 2: more wordings, more colours that no cube has, new seeds."""
 
 
 def evaluate_language(plan: EvaluationPlan, subject: Subject, cases: Sequence[Case], output_dir: Path) -> None:

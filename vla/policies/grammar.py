@@ -29,6 +29,8 @@ PLACE_MARGIN_M = 0.03
 nearest by x is the nearest to the robot's base (both within `vla.sim.table.HALF_AREA_M`)."""
 IDLE_SHARE = 0.2
 """Share of the instructions in `counterfactuals` that ask for nothing to be moved."""
+MAX_TABLES = 32768
+"""Tables whose meanings are kept in memory; more than a training has."""
 RARE_KIND_WEIGHT = 2.0
 """How much more often `counterfactuals` draws the kinds that few scenes allow, where they do: negation needs two cubes
 of different colours, colour and place several cubes of one."""
@@ -56,7 +58,7 @@ class Meaning:
     colour: str | None = None
     """A cube's colour, or one that no cube has; of the kinds with "colour" in their name."""
     place: Place | None = None
-    """Of the kinds with "place" in their name."""
+    """The cube's place, for the kinds with "place" in their name."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -144,7 +146,7 @@ def meanings_for(cubes: Sequence[TableCube]) -> list[Meaning]:
 def counterfactuals(
     cubes: Sequence[TableCube], rng: np.random.Generator, count: int, idle_share: float = IDLE_SHARE
 ) -> list[Meaning]:
-    """Draw `count` different meanings for one scene, for its demonstrations; held-out ones are not among them.
+    """Draw `count` different meanings for one scene; held-out ones are not among them.
 
     As long as there are cubes that none of them names, the next one names such a cube. Its kind is drawn among those
     that the scene allows (see RARE_KIND_WEIGHT), then the meaning evenly among those of the kind. So no colour and no
@@ -178,9 +180,12 @@ def another_meaning(cubes: Sequence[TableCube], target: int | None, rng: np.rand
     return _take(list(_trained_meanings(tuple(cubes))[target]), cubes, rng)
 
 
-@functools.lru_cache(maxsize=32768)
+@functools.lru_cache(maxsize=MAX_TABLES)
 def _trained_meanings(cubes: tuple[TableCube, ...]) -> dict[int | None, tuple[Meaning, ...]]:
-    """What training may say of these cubes, by the cube that is meant. It is kept: training asks again and again."""
+    """What training may say of these cubes, by the cube that is meant.
+
+    Cached, because training asks for the same tables in every epoch.
+    """
     by_target: dict[int | None, tuple[Meaning, ...]] = {}
     for meaning in meanings_for(cubes):
         if not meaning.held_out:

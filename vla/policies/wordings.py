@@ -79,7 +79,7 @@ COLOURS: dict[str, Words] = {
         True: ("golden",),
     },
 }
-"""Words for the colours that cubes have. From few of them, a policy learns the words and not the colours."""
+"""Words for the colours that cubes have. More of them help with new ones, a little (LOG.md, 27 November 2026)."""
 ABSENT_COLOURS: Words = {
     False: (
         *("orange", "white", "black", "brown", "grey", "violet", "magenta", "lilac", "lavender", "mauve"),
@@ -87,7 +87,7 @@ ABSENT_COLOURS: Words = {
     ),
     True: ("purple", "pink"),
 }
-"""Colours that no cube has, and that nobody takes for one that a cube has: nothing may move."""
+"""Colours that no cube has: nothing may move. The held-out words are new, but training knows hues beside theirs."""
 PLACES: dict[Place, Words] = {
     "left": {
         False: ("{thing} on the left", "left {thing}", "left-hand {thing}", "{thing} on the left side"),
@@ -161,7 +161,7 @@ HELD_OUT_PAIRS: tuple[tuple[str, Place], ...] = (
     ("blue", "nearest"),
     ("yellow", "farthest"),
 )
-"""Colours and places that training names together never, although it names each of them with three of the others."""
+"""Colours and places that training never names together, although it names each of them with three of the others."""
 HELD_OUT_WORDS = frozenset(
     {
         *("hoist", "fetch", "elevate"),

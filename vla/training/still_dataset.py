@@ -47,8 +47,8 @@ class StillDataset(Dataset[Segment]):
         """
         if stills_env_args(path) != env_args:
             raise UserError(
-                f"{path} and the demonstrations come from different scenes or simulators; collect both together: "
-                f"{COLLECT_STILLS}"
+                f"{path} and the demonstrations come from different scenes or simulators; name the stills that were "
+                f"collected with these demonstrations, or collect both anew: {COLLECT_STILLS} --output NEW_FILE"
             )
         stills = read_stills(path, lambda images: cut(torch.from_numpy(images), image, margin_px).numpy())
         self.frames = torch.from_numpy(stills.images)
