@@ -30,6 +30,7 @@ from vla.evaluation.perturbation_table import PERTURB_VERSION
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.files import SHIPPED, SHIPPED_LANGUAGE, sha256
 from vla.judging.thresholds import Thresholds
+from vla.policies.grammar import grammar_sha256
 from vla.sim.perturbations import AXES
 from vla.training.recipes import RecipeName
 
@@ -108,6 +109,8 @@ def stale(name: str, content: Any) -> str | None:
     for path, names in ((SHIPPED, OF_SHIPPED_POLICY), (SHIPPED_LANGUAGE, OF_LANGUAGE_POLICY)):
         if name in names and set(values(content, "checkpoint_sha256")) != {sha256(ROOT / path)}:
             return f"it was measured on another policy than {path}"
+    if name == "text_encoders" and content.get("grammar_sha256") != grammar_sha256():
+        return "its instructions are not those of today's grammar"
     if name == "attacks":
         return _stale_attacks(content)
     if name in TRAINED:

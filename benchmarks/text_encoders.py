@@ -28,7 +28,7 @@ from vla.evaluation.results_json import run_versions
 from vla.evaluation.statistics import success_interval
 from vla.files import write_text
 from vla.markdown import markdown_table
-from vla.policies.grammar import CUBE_COLOURS, MEANINGS, Meaning, wordings
+from vla.policies.grammar import CUBE_COLOURS, MEANINGS, Meaning, grammar_sha256, wordings
 from vla.policies.listener import Listener
 from vla.policies.text_encoder import EncoderName, load_text_encoder
 from vla.policies.wordings import SPLITS, Split
@@ -103,7 +103,12 @@ def main(options: TextEncoderOptions) -> None:
     }
     asked[HELD_OUT_MEANINGS] = _draw(held_out, "training", options.texts_per_split, rng)
     results = {name: _measure(name, options.clip_weights, learned, asked) for name in ENCODERS}
-    content = {"encoders": results, "learned_texts": len(learned), "versions": run_versions()}
+    content = {
+        "encoders": results,
+        "learned_texts": len(learned),
+        "grammar_sha256": grammar_sha256(),
+        "versions": run_versions(),
+    }
     write_text(options.output, json.dumps(content, indent=1))
     print(f"{cosine_table(content)}\n\n{understanding_table(content)}")
 

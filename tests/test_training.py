@@ -125,7 +125,13 @@ def test_a_finished_run_can_be_exported_after_its_data_have_grown(
     grown = _copy(demo_file, tmp_path / "grown.hdf5", _add_demonstration)
     options = dataclasses.replace(finished[0], resume=True, data=grown, export=tmp_path / "policy.pth")
     train(options)
-    assert load_checkpoint(tmp_path / "policy.pth")["training"]["epoch"] == 1
+    exported = load_checkpoint(tmp_path / "policy.pth")
+    assert exported["training"]["epoch"] == 1
+    stored = torch.load(tmp_path / "policy.pth", weights_only=True)["language"]["embeddings"]
+    whole = load_checkpoint(options.output_dir / "best_model.pth")["language"]["embeddings"]
+    assert stored.dtype == torch.float16
+    assert exported["language"]["embeddings"].dtype == torch.float32
+    torch.testing.assert_close(exported["language"]["embeddings"], whole, rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match="num_demos"):
         train(dataclasses.replace(options, num_demos=2))
     anew = _copy(grown, tmp_path / "anew.hdf5", _collect_anew)

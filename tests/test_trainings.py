@@ -63,6 +63,29 @@ def test_the_list_claims_what_survives_the_correction(benchmarks: Any) -> None:
     assert "24, 25, 23" in no_noise
 
 
+def _fusion(benchmarks: Any) -> dict[str, Any]:
+    """A result of two arms with two trainings each, of 10 starts with two instructions."""
+
+    def training(right: int, all_right: int, wrong: int) -> dict[str, Any]:
+        counted = {"right": right, "named_first": 20 - wrong, "wrong_object": wrong}
+        measures: dict[str, Any] = {name: {"episodes": {"count": count, "of": 20}} for name, count in counted.items()}
+        measures["right"]["all_of_seed"] = {"count": all_right, "of": 10}
+        return {"measures": measures, "first_motion": 0.02}
+
+    fusion = benchmarks("fusion")
+    content = fusion.FusionOptions().begun()
+    for name, outcomes in (("report", ((7, 0, 6), (9, 1, 5))), ("film", ((18, 8, 0), (16, 7, 0)))):
+        trainings = {str(seed): training(*each) for seed, each in enumerate(outcomes)}
+        content["arms"][name] = {"what": fusion.ARMS[name].what, "trainings": trainings}
+    return content
+
+
+def test_each_network_of_the_fusion_table_has_a_row(benchmarks: Any) -> None:
+    report, film = benchmarks("fusion").fusion_table(_fusion(benchmarks)).splitlines()[2:]
+    assert [cell.strip() for cell in report.split("|")[2:-1]] == ["29/40", "16/40", "11/40", "1/20", "0, 1", "0.020"]
+    assert [cell.strip() for cell in film.split("|")[2:-1]] == ["40/40", "34/40", "0/40", "15/20", "8, 7", "0.020"]
+
+
 def test_each_seed_and_the_shipped_policy_have_a_row(benchmarks: Any) -> None:
     seeds = benchmarks("training_seeds")
     content = seeds.TrainingSeedsOptions().begun()
@@ -110,6 +133,13 @@ def test_stale_trainings_are_not_shown(benchmarks: Any) -> None:
     other = arms(benchmarks, reference=(45, 44, 43))
     other["arms"]["reference"]["what"] = "another reference"
     assert "arms ['reference']" in stale("what_matters", other)
+    fusion = _fusion(benchmarks)
+    assert stale("fusion", fusion) is None
+    fusion["settings"]["language"]["wordings"] += 1
+    assert "recipe" in stale("fusion", fusion)
+    fusion = _fusion(benchmarks)
+    fusion["arms"]["film"]["what"] = "another network"
+    assert "arms ['film']" in stale("fusion", fusion)
     seeds = benchmarks("training_seeds").TrainingSeedsOptions().begun()
     seeds["trainings"] = {"0": {"data_sha256": "a"}, "1": {"data_sha256": "b"}}
     assert "same demonstrations" in stale("training_seeds", seeds)

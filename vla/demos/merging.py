@@ -14,7 +14,7 @@ from vla.errors import UserError
 from vla.files import atomic_path
 
 MAX_NAMED = 3
-"""Seeds that the error about duplicates names; it counts the rest."""
+"""Seeds that the error about duplicates names."""
 
 
 def merge_files(paths: Sequence[Path], output: Path) -> int:
@@ -68,9 +68,9 @@ def _check(paths: Sequence[Path]) -> None:
             )
         known = sorted(here & set(seeds))
         if known:
-            named = ", ".join(map(str, known[:MAX_NAMED])) + (" ..." if len(known) > MAX_NAMED else "")
+            named = ", ".join(map(str, known[:MAX_NAMED]))
             raise UserError(
-                f"{seeds[known[0]]} and {path} both hold the seed {named} ({len(known)} in common); collect one "
-                "of them with others: python 1_collect_demos.py --seed N --output NEW_FILE"
+                f"{seeds[known[0]]} and {path} share {len(known)} seeds, such as {named}; collect one of them with "
+                "others: python 1_collect_demos.py --seed N --output NEW_FILE"
             )
         seeds.update(dict.fromkeys(here, path))

@@ -7,6 +7,7 @@ looks back at it: world y points to the right of the picture, and world x away f
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -206,6 +207,15 @@ def meaning_of(text: str) -> Meaning | None:
     Words of training and held-out ones may stand together.
     """
     return _meanings_by_text().get(_plain(text))
+
+
+@functools.cache
+def grammar_sha256() -> str:
+    """Hash of all wordings of all meanings, for results that depend on them."""
+    digest = hashlib.sha256()
+    for meaning, split in itertools.product(MEANINGS, SPLITS):
+        digest.update("\n".join((repr(meaning), split, *wordings(meaning, split))).encode())
+    return digest.hexdigest()
 
 
 def _texts(meaning: Meaning, out: frozenset[words.Part]) -> list[str]:
