@@ -1,7 +1,8 @@
 """Makes the picture of where a policy looks: the same start under each instruction, side by side.
 
 Reads the shipped policy of the scene "cubes". The start is that of `three_instructions.py`. Each map shows how much the
-first action changes when a spot of the picture is hidden (`vla.policies.occlusion`), all of them on one scale.
+first action changes when a spot of the picture is hidden (`vla.policies.occlusion`), all of them on one scale. Writes
+docs/where_it_looks.png.
 
     python benchmarks/where_it_looks.py
 """
