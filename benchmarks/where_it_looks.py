@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import open_clip  # noqa: F401 (loads torch before a simulator draws; otherwise the LLVMs of triton and Mesa clash)
+import three_instructions
 from PIL import Image, ImageDraw, ImageFont
 from scripts import ROOT
-from three_instructions import PART, PictureOptions
 
 from vla.errors import run_script
 from vla.files import SHIPPED_LANGUAGE, atomic_path
@@ -35,7 +35,7 @@ class LookOptions:
 
     checkpoint: Path = ROOT / SHIPPED_LANGUAGE
     """Policy of the scene cubes."""
-    seed: int = PictureOptions.seed
+    seed: int = three_instructions.PictureOptions.seed
     """Seed of the start, of a scene with three cubes."""
     output: Path = ROOT / "docs/where_it_looks.png"
     """Picture to write."""
@@ -43,10 +43,10 @@ class LookOptions:
 
 def main(options: LookOptions) -> None:
     policy = LoadedPolicy.load(options.checkpoint, TextEncoders("none"))
-    sim = Simulator(EnvConfig(scene=PART.block.scene))
+    sim = Simulator(EnvConfig(scene=three_instructions.PART.block.scene))
     start = sim.reset(options.seed)
     sim.close()
-    cubes = table_layout(PART.block.scene, options.seed).cubes
+    cubes = table_layout(three_instructions.PART.block.scene, options.seed).cubes
     instructions = [f"Lift the {cube.colour} cube" for cube in cubes]
     maps = where_it_looks(policy, start.image, instructions, start.eef_pos)
     tiles = [_tile("The picture", Image.fromarray(start.image))]

@@ -94,7 +94,7 @@ def test_training_draws_other_wordings_of_the_same_meaning() -> None:
     drawn = [asker.again("Lift the green cube", LAYOUT, 1) for _ in range(40)]
     assert {meaning_of(text) for text in drawn} == {Meaning("colour", "green"), Meaning("place", place="farthest")}
     assert len(set(drawn)) > 4
-    idle = {meaning_of(asker.again("Do nothing", LAYOUT, None)) for _ in range(40)}
+    idle = {meaning_of(asker.again("Do nothing", LAYOUT, None)) for _ in range(400)}
     assert Meaning("nothing") in idle
     assert Meaning("colour", "blue") in idle  # no cube is blue
     assert asker.again("Pick up the thing", LAYOUT, 1) == "Pick up the thing"
