@@ -97,6 +97,7 @@ def main(options: PeerOptions) -> None:
         "demos": options.num_demos,
         "data_sha256": sha256(options.data),
         "train_minutes": options.minutes,
+        "cpu_threads": torch.get_num_threads(),
         "steps": steps,
         "batch": config.train.batch_size,
         "final_loss": loss,
@@ -125,19 +126,23 @@ def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:
         (
             f"robomimic {peer['robomimic']}, {peer['algorithm']}",
             f"{peer['demos']}",
-            f"{peer['train_minutes']:.0f} min ({peer['steps']} steps of {peer['batch']} frames)",
+            _trained(peer["train_minutes"], peer["cpu_threads"], peer["steps"], peer["batch"]),
             rate(peer["grasped"], peer["episodes"]),
             rate(peer["lifted"], peer["episodes"]),
         ),
         (
             "this project, shipped policy",
             str(len(training["identity"]["episodes"]["train"])),
-            f"{minutes:.0f} min ({training['step']} steps of {batch} frames)",
+            _trained(minutes, 2, training["step"], batch),
             rate(sum(episode["grasped"] for episode in same), count),
             rate(sum(episode["success"] for episode in same), count),
         ),
     ]
-    return markdown_table(("policy", "demonstrations", "training, two CPU cores", "grasped", "truly lifted"), rows)
+    return markdown_table(("policy", "demonstrations", "training", "grasped", "truly lifted"), rows)
+
+
+def _trained(minutes: float, cores: int, steps: int, batch: int) -> str:
+    return f"{minutes:.0f} min on {cores} CPU core{'s' if cores > 1 else ''} ({steps} steps of {batch} frames)"
 
 
 def _convert(options: PeerOptions) -> tuple[Path, str]:

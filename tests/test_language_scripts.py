@@ -60,7 +60,7 @@ def test_a_policy_of_several_cubes_is_trained(folder: Path) -> None:
         "3",
         cwd=folder,
     )
-    assert_user_error(other, "a finished run with other settings", "language.wordings 32 then, 3 now")
+    assert_user_error(other, "a finished run with other settings", "language.wordings 64 then, 3 now")
 
 
 @pytest.mark.slow

@@ -24,10 +24,11 @@ from vla.errors import UserError
 from vla.evaluation.asked_episodes import AskedEpisode, Switch, cubes_episodes
 from vla.evaluation.episode import died_episode
 from vla.evaluation.language_cases import OTHER_LANGUAGES, SWITCH_STEP, Case
-from vla.evaluation.language_parts import BLOCK_SEEDS, PARTS, part_cases
+from vla.evaluation.language_parts import BLOCK_SEEDS, FIRST_OFFSET, PARTS, part_cases
 from vla.evaluation.language_report import write_heat_map, write_language_page
 from vla.evaluation.language_results import suite_results
 from vla.evaluation.language_rows import Row, RowsFile, different_starts
+from vla.evaluation.language_suite import LANGUAGE_VERSION
 from vla.evaluation.language_tables import suite_markdown, suite_tables
 from vla.evaluation.perturb import LIFT_ONLY, perturbations_for
 from vla.evaluation.plan import EvaluationPlan, control_subject
@@ -414,12 +415,13 @@ def test_a_killed_suite_goes_on_where_it_was(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"continuing: {len(begun)} of 5 episodes are finished" in done.stdout
     content = json.loads((tmp_path / "suite/language.json").read_text())
+    first = TEST_SEEDS.start + FIRST_OFFSET
     assert [(row["part"], row["seed"], row["number"]) for row in content["episodes"]] == [
-        *(("two-cubes", seed, number) for seed in (2_100_000, 2_100_001) for number in (0, 1)),
-        ("do-nothing", 2_106_000, 0),
+        *(("two-cubes", seed, number) for seed in (first, first + 1) for number in (0, 1)),
+        ("do-nothing", first + 6 * BLOCK_SEEDS, 0),
     ]
     assert content["episodes"][0] == json.loads(begun[0])
-    assert content["language_version"] == 1
+    assert content["language_version"] == LANGUAGE_VERSION
     assert content["judges_disagree"] == 0
     assert content["parts"]["do-nothing"]["measures"]["right"]["one_each"]["count"] == 1
     written = {path.name for path in (tmp_path / "suite").iterdir() if path.name != ".lock"}

@@ -439,6 +439,17 @@ def test_checkpoint_is_whole_or_absent_and_checked(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, path)
     with pytest.raises(UserError, match="format version None"):
         load_checkpoint(path)
+    names = ("model_config", "model", "text_identity", "vision_identity", "env_args", "training")
+    languages: list[object] = [
+        {},
+        [],
+        {"texts": ["lift"], "embeddings": torch.zeros(2, 512)},
+        {"texts": [], "embeddings": 1},
+    ]
+    for language in languages:
+        save_checkpoint(path, {**{name: {} for name in names}, "language": language})
+        with pytest.raises(UserError, match="lacks an embedding for each of its instructions"):
+            load_checkpoint(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="not a whole checkpoint"):
         load_checkpoint(path)

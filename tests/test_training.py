@@ -234,8 +234,9 @@ def _identity(seed: int = 0) -> RunIdentity:
 
 def _save_policy(path: Path, training: dict[str, object]) -> None:
     """Write a checkpoint whose policy nobody builds."""
-    names = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args")
-    save_checkpoint(path, {**{name: {} for name in names}, "training": training})
+    names = ("model_config", "model", "text_identity", "vision_identity", "env_args")
+    language = {"texts": [], "embeddings": torch.zeros(0, 512)}
+    save_checkpoint(path, {**{name: {} for name in names}, "language": language, "training": training})
 
 
 def test_a_policy_without_its_run_is_not_replaced(tmp_path: Path) -> None:

@@ -58,9 +58,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{f', lacks {missing}' if missing else ''}; train again with: python 4_train.py"
         )
     content: dict[str, Any] = stored
-    language = content["language"]
-    content["language"] = {**language, "embeddings": language["embeddings"].float()}  # half in a shared file
+    texts, embeddings = _language(content["language"], path)
+    content["language"] = {**content["language"], "texts": texts, "embeddings": embeddings.float()}  # half if shared
     return content
+
+
+def _language(stored: object, path: Path) -> tuple[list[str], Tensor]:
+    """The instructions of a checkpoint and their embeddings, (n, dim), if there is one for each."""
+    texts, embeddings = (stored.get("texts"), stored.get("embeddings")) if isinstance(stored, dict) else (None, None)
+    if (
+        isinstance(texts, list)
+        and isinstance(embeddings, Tensor)
+        and embeddings.is_floating_point()
+        and embeddings.ndim == 2
+        and len(texts) == len(embeddings)
+    ):
+        return texts, embeddings
+    raise UserError(
+        f"{path} is not a whole checkpoint (it lacks an embedding for each of its instructions); "
+        "train again with: python 4_train.py"
+    )
 
 
 def load_parent(path: Path, config: NetworkConfig) -> dict[str, Any]:
