@@ -17,7 +17,6 @@ import json
 import math
 import os
 from collections import Counter
-from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,16 +37,17 @@ from vla.demos.schema import (
     open_demos,
     read_demo,
 )
-from vla.demos.still_collection import collect_stills
+from vla.demos.still_collection import StillsTask, collect_stills
 from vla.errors import UserError, run_script
 from vla.evaluation.video import demo_frames, write_video
 from vla.experts.scripted import ExpertConfig
 from vla.files import run_lock, sha256
 from vla.policies.checkpoint import load_checkpoint
 from vla.policies.instructions import instruction_for
+from vla.shards import Shard
 from vla.sim import gl
 from vla.sim.config import TRAIN_SEEDS, EnvConfig, Scene, SceneKind, version_drift
-from vla.sim.workers import simulator_pool
+from vla.sim.engines import Engine, simulator_workers
 
 ATTEMPTS_PER_SCENE = 5
 """Seeds that are tried until the demonstrations of one succeed."""
@@ -82,6 +82,11 @@ class CollectOptions:
     demonstration begins in a scene of its own."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
+    engine: Engine = "local"
+    """Where they run: on this machine, or as tasks of a Ray cluster, which --workers does not limit (docs/scale.md)."""
+    shard: str | None = None
+    """Record only a part of the demonstrations, such as 3/16, in each of several jobs with one shared --output; then
+    the same command without it writes the file (docs/scale.md)."""
     max_steps: int = 200
     """Control steps (20 per second) after which an episode counts as failed."""
     noise_std: float = ExpertConfig.noise_std
@@ -108,6 +113,9 @@ class CollectOptions:
             raise UserError(f"--workers must be at least 1, got {self.workers}")
         if self.max_steps < 1:
             raise UserError(f"--max-steps must be at least 1, got {self.max_steps}")
+        if self.shard is not None and self.overwrite:
+            raise UserError("--shard: other shards' demonstrations would be given up; leave --overwrite out")
+        self.part()
         if self.stills < 0 or (self.stills and self.scene != "cubes"):
             raise UserError(f"--stills must be at least 0, and needs --scene cubes, got {self.stills}")
         if not 0 <= self.noise_std <= 1:
@@ -133,6 +141,10 @@ class CollectOptions:
     def file(self) -> Path:
         """The HDF5 file to write."""
         return self.output or DEMO_FILES[self.scene]
+
+    def part(self) -> Shard | None:
+        """The part of the demonstrations to record; None: all, into the file."""
+        return None if self.shard is None else Shard.parse(self.shard)
 
     @property
     def group(self) -> int:
@@ -182,15 +194,20 @@ def main(options: CollectOptions) -> None:
         load_checkpoint(options.dagger)  # a broken checkpoint is reported here, in one line, not by a worker
     if options.file.is_dir():
         raise UserError(f"--output {options.file} is a folder; name a file in it")
-    with run_lock(options.file, is_file=True):
+    with run_lock(options.file, is_file=True, shard=options.part()):
         rounds, rejected = _collected_rounds(options)
         if options.settings() not in rounds:
-            _collect_round(options, rounds, rejected)
+            parts = _recorded_parts(options)
+            if (shard := options.part()) is not None:
+                print(shard.farewell(f"writes {options.file}"))
+                return
+            _join(options, rounds, rejected, parts)
         with open_demos(options.file) as file:
             print(dataset_table(file, options.file))
             _write_videos(file, options)
     if options.stills:
-        collect_stills(options.file, options.env(), options.stills, options.seed, options.workers, options.overwrite)
+        task = StillsTask(options.file, options.env(), options.stills, options.seed)
+        collect_stills(task, options.engine, options.workers, options.overwrite, options.part())
 
 
 def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
@@ -227,20 +244,26 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
     return rounds, rejected
 
 
-def _collect_round(options: CollectOptions, rounds: list[dict[str, Any]], rejected: list[tuple[int, str]]) -> None:
-    """Collect the demonstrations that are asked for, and write them to the file, after those of earlier rounds."""
-    env = options.env()
-    base = None if options.dagger is None else options.file
-    first = 0 if base is None else _first_of_round(options, base)
+def _recorded_parts(options: CollectOptions) -> dict[int, Path]:
+    """Record the demonstrations that are asked for, or the shard's part of them; returns the path of every part."""
+    first = 0 if options.dagger is None else _first_of_round(options, options.file)
     numbers = range(first, first + options.num_episodes // options.group)
     parts = prepare_parts(options.file, options.settings(), numbers, options.overwrite)
-    reasons = _record_parts(options, env, parts)
+    shard = options.part()
+    _record_parts(options, parts if shard is None else dict(shard.part(list(parts.items()))))
+    return parts
+
+
+def _join(
+    options: CollectOptions, rounds: list[dict[str, Any]], rejected: list[tuple[int, str]], parts: dict[int, Path]
+) -> None:
+    """Write the parts to the file, after the demonstrations of earlier rounds."""
     attributes = {
-        "env_args": env.to_env_args(),
+        "env_args": options.env().to_env_args(),
         "collection": json.dumps([*rounds, options.settings()]),
-        "rejected": json.dumps(rejected + _rejections(parts, reasons)),
+        "rejected": json.dumps(rejected + _rejections(parts)),
     }
-    merge(list(parts.values()), options.file, attributes, base)
+    merge(list(parts.values()), options.file, attributes, None if options.dagger is None else options.file)
     remove_parts(options.file)
 
 
@@ -276,8 +299,12 @@ def _first_of_round(options: CollectOptions, base: Path) -> int:
     return first
 
 
-def _record_parts(options: CollectOptions, env: EnvConfig, parts: dict[int, Path]) -> list[str]:
-    """Record every part that does not exist yet; returns the reasons for which episodes were rejected."""
+def _record_parts(options: CollectOptions, parts: dict[int, Path]) -> None:
+    """Record every part that does not exist yet.
+
+    Raises:
+        UserError: all seeds of a scene were rejected.
+    """
     tasks = [
         RecordTask(
             part=part,
@@ -291,37 +318,27 @@ def _record_parts(options: CollectOptions, env: EnvConfig, parts: dict[int, Path
         for index, part in parts.items()
         if not part.exists()
     ]
-    done = options.group * (len(parts) - len(tasks))
+    total, done = options.group * len(parts), options.group * (len(parts) - len(tasks))
     if done:
-        print(f"continuing: {done} of {options.num_episodes} demonstrations are already recorded")
-    workers = min(options.workers, len(tasks)) or 1
-    progress = tqdm(total=options.num_episodes, initial=done, unit="demo", desc="collect")
-    with progress as bar, simulator_pool(workers, env) as pool:
-        futures: list[Future[list[tuple[int, str]]]] = [pool.submit(record_in_worker, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                future.result()  # a full disk ends the collection at the first demonstration that cannot be written
-                bar.update(options.group)
-            return [reason for future in futures for _, reason in future.result()]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _rejections(parts: dict[int, Path], reasons: list[str]) -> list[tuple[int, str]]:
-    """Seed and reason of every rejected episode, read from the parts; `reasons` are those of this run.
-
-    Raises:
-        UserError: all seeds of a demonstration were rejected.
-    """
-    missing = [part.stem for part in parts.values() if not part.exists()]
-    if missing:
+        print(f"continuing: {done} of {total} demonstrations are already recorded")
+    if not tasks:
+        return
+    workers = simulator_workers(options.engine, min(options.workers, len(tasks)), options.env())
+    with tqdm(total=total, initial=done, unit="demo", desc="collect") as bar, workers:
+        results = workers.run_all(record_in_worker, tasks, lambda _: bar.update(options.group))
+    failed = [task.part.stem for task in tasks if not task.part.exists()]
+    if failed:
+        reasons = Counter(reason for result in results for _, reason in result)
         raise UserError(
-            f"{len(missing)} scenes failed with all of their {ATTEMPTS_PER_SCENE} seeds, such as {missing[0]}: "
-            f"{Counter(reasons).most_common(1)[0][0]}; "
+            f"{len(failed)} scenes failed with all of their {ATTEMPTS_PER_SCENE} seeds, such as {failed[0]}: "
+            f"{reasons.most_common(1)[0][0]}; "
             "give a smaller --noise-std or a larger --max-steps, and another --output (or give up the "
-            f"demonstrations of {len(parts) - len(missing)} scenes with --overwrite)"
+            f"demonstrations of {len(parts) - len(failed)} scenes with --overwrite)"
         )
+
+
+def _rejections(parts: dict[int, Path]) -> list[tuple[int, str]]:
+    """Seed and reason of every rejected episode, read from the parts."""
     rejected: list[tuple[int, str]] = []
     for part in parts.values():
         with h5py.File(part, "r") as file:

@@ -46,7 +46,9 @@ from vla.evaluation.sequential import FEWEST_PAIRS
 from vla.files import default_checkpoint
 from vla.policies.actor import ControlConfig
 from vla.policies.instructions import INSTRUCTIONS
+from vla.shards import Shard
 from vla.sim.config import TEST_SEEDS, VALIDATION_SEEDS, EnvConfig, SceneKind
+from vla.sim.engines import Engine
 from vla.sim.perturbations import parse_perturbations
 
 DEFAULT_INSTRUCTION = INSTRUCTIONS[0]
@@ -109,6 +111,11 @@ class EvaluateOptions:
     """Seed of the first episode, the next ones follow; None: the split's first."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
+    engine: Engine = "local"
+    """Where they run: on this machine, or as tasks of a Ray cluster, which --workers does not limit (docs/scale.md)."""
+    shard: str | None = None
+    """Run only a part of the episodes, such as 3/16, in each of several jobs with one shared --output-dir; then the
+    same command without it writes the results (docs/scale.md)."""
     inference: InferenceMode = "auto"
     """Who computes: each worker on one CPU thread, or one copy of the policy that answers all workers in batches;
     auto: shared on a GPU."""
@@ -144,6 +151,17 @@ class EvaluateOptions:
         if self.until_decided:
             self._check_until_decided()
         self._check_language_suite()
+        self._check_scale()
+
+    def _check_scale(self) -> None:
+        if self.engine == "ray" and self.inference == "shared":
+            raise UserError("--inference shared serves one machine, --engine ray has several; leave one of them out")
+        if self.shard is None:
+            return
+        Shard.parse(self.shard)
+        whole = [name for name in ("perturb", "rejudge", "until_decided") if getattr(self, name) not in (None, False)]
+        if whole:
+            raise UserError(f"--shard divides the episodes of a policy; --{whole[0].replace('_', '-')} runs as a whole")
 
     def _check_instruction(self) -> None:
         if self.instruction is None:
@@ -245,6 +263,8 @@ class EvaluateOptions:
             options=dataclasses.asdict(self) | {"checkpoint": self.policy_file} | options,
             scene=env.scene,
             recorded=not self.language_suite,
+            engine=self.engine,
+            shard=None if self.shard is None else Shard.parse(self.shard),
         )
 
     def subject(self, checkpoint: Path, env: EnvConfig, plan: EvaluationPlan) -> Subject:

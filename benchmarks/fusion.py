@@ -9,7 +9,7 @@ Reads the demonstrations and the stills. Writes checkpoints and evaluations into
 the result file into docs/results, from which `benchmarks/tables.py` makes the table in docs/language.md. What is
 finished is not repeated, and what was stopped goes on.
 
-    python benchmarks/fusion.py --arms report both film film-both deaf --seeds 0 1
+    python benchmarks/fusion.py --arms report both film film-both clip deaf --seeds 0 1
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ ARMS = {
     ),
     "attention-both": Arm(
         "attention to the picture's places; both heads", ("--language-in-vision", "attention", "--locates", "both")
+    ),
+    "clip": Arm(
+        "the recipe with CLIP's text tower, untrained", ("--text-encoder", "clip", "--clip-weights", "none")
     ),
     "deaf": Arm("the recipe, but every sentence sounds the same", ("--text-encoder", "deaf")),
 }

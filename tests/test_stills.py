@@ -19,7 +19,7 @@ from vla import stages
 from vla.demos import still_collection
 from vla.demos.recorder import RecordTask, record
 from vla.demos.schema import merge, open_demos
-from vla.demos.still_collection import collect_stills, stills_file
+from vla.demos.still_collection import StillsTask, collect_stills, stills_file
 from vla.demos.still_recorder import StillTask, record_stills
 from vla.demos.stills import Stills, merge_stills, read_stills, write_stills
 from vla.errors import UserError
@@ -30,6 +30,7 @@ from vla.policies.asking import Asker, training_wordings
 from vla.policies.grammar import meaning_of
 from vla.policies.located import LOCATED
 from vla.policies.network import model_architecture
+from vla.shards import Shard
 from vla.sim.config import GRIPPER_CLOSE, GRIPPER_OPEN, EnvConfig, Scene
 from vla.sim.env import Simulator
 from vla.sim.table import APART_M, TableCube, TableLayout
@@ -147,6 +148,10 @@ def test_stills_of_another_scene_than_the_demonstrations_are_refused(tmp_path: P
         _dataset(path)
 
 
+def _collect(demos: Path, count: int, overwrite: bool = False, shard: Shard | None = None) -> None:
+    collect_stills(StillsTask(demos, ENV, count, seed=0), "local", 1, overwrite, shard)
+
+
 @pytest.mark.slow
 def test_an_interrupted_collection_continues_with_the_same_stills(
     demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -154,7 +159,7 @@ def test_an_interrupted_collection_continues_with_the_same_stills(
     monkeypatch.setattr(still_collection, "STILLS_PER_PART", 3)
     whole = tmp_path / "whole_demos.hdf5"
     shutil.copy(demos, whole)
-    collect_stills(whole, ENV, 7, 0, 1, overwrite=False)
+    _collect(whole, 7)
     broken = tmp_path / "broken_demos.hdf5"
     shutil.copy(demos, broken)
 
@@ -164,13 +169,13 @@ def test_an_interrupted_collection_continues_with_the_same_stills(
     with monkeypatch.context() as patched:
         patched.setattr(still_collection, "merge_stills", stopped)
         with pytest.raises(KeyboardInterrupt):
-            collect_stills(broken, ENV, 7, 0, 1, overwrite=False)
+            _collect(broken, 7)
     parts = sorted((tmp_path / "broken_stills.hdf5.parts").glob("*.hdf5"))
     assert len(parts) == 3
     parts[1].unlink()  # as if the collection had been stopped before this one was whole
     kept = parts[0].stat().st_mtime_ns
     monkeypatch.setattr(still_collection, "remove_parts", lambda _: None)
-    collect_stills(broken, ENV, 7, 0, 1, overwrite=False)
+    _collect(broken, 7)
     assert parts[0].stat().st_mtime_ns == kept
     again, first = read_stills(stills_file(broken)), read_stills(stills_file(whole))
     assert again.layouts == first.layouts
@@ -209,14 +214,14 @@ def test_stills_and_demonstrations_go_through_the_network_together(demos: Path, 
 def test_finished_stills_stay_and_are_collected_the_same_again(demos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = stills_file(demos)
     assert output.name == "few_stills.hdf5"
-    collect_stills(demos, ENV, 8, 0, 1, overwrite=False)
+    _collect(demos, 8)
     first = read_stills(output)
     assert len(first) == 8
-    collect_stills(demos, ENV, 8, 0, 1, overwrite=False)
+    _collect(demos, 8)
     assert "already complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="collected with"):
-        collect_stills(demos, ENV, 9, 0, 1, overwrite=False)
-    collect_stills(demos, ENV, 8, 0, 1, overwrite=True)
+        _collect(demos, 9)
+    _collect(demos, 8, overwrite=True)
     assert np.array_equal(read_stills(output).images, first.images)
 
 

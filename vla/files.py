@@ -15,6 +15,7 @@ from pathlib import Path
 import filelock
 
 from vla.errors import UserError
+from vla.shards import Shard
 
 BEST = Path("checkpoints/best_model.pth")
 """Checkpoint that training writes."""
@@ -27,6 +28,8 @@ SHIPPED_LANGUAGE = Path("checkpoints/language.pth")
 FileVersion = tuple[int, int]
 _ABANDONED_S = 3600
 """A temporary file that was not written to for so long belongs to no living writer."""
+_SHARD_PATIENCE_S = 1.0
+"""Other shards hold the lock of the whole for a moment while they start."""
 _TEMPORARY = re.compile(r"\.(?P<stem>.*)\.tmp-[0-9a-f]{12}(?P<suffix>\..*)?", re.DOTALL)
 
 
@@ -59,8 +62,10 @@ def is_temporary(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def run_lock(output: Path, is_file: bool = False) -> Iterator[None]:
+def run_lock(output: Path, is_file: bool = False, shard: Shard | None = None) -> Iterator[None]:
     """Reserve a folder, or a file, for this run; removes what killed runs left half-written there.
+
+    Shards of one run work beside each other, but neither beside the run that joins them nor beside themselves.
 
     Only temporary files older than an hour are removed: a program with a lock of another name, such as the collection
     of demonstrations, may be writing into the same folder, and would fail without its temporary file.
@@ -70,34 +75,58 @@ def run_lock(output: Path, is_file: bool = False) -> Iterator[None]:
     Args:
         output: the folder or the file that this run writes; made where it does not exist.
         is_file: `output` is a file: the other files of its folder stay free.
+        shard: the shard that this run works on; None: the whole.
 
     Raises:
         UserError: another run holds the lock.
     """
     folder = output.parent if is_file else output
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / (f".{output.name}.lock" if is_file else ".lock"))
+    whole = folder / (f".{output.name}.lock" if is_file else ".lock")
+    with contextlib.ExitStack() as held:
+        if shard is None:
+            held.enter_context(_lock(whole, output))
+            for path in folder.glob(f"{whole.name}.shard-*"):
+                with _lock(path, output):
+                    path.unlink(missing_ok=True)
+        else:
+            held.enter_context(_lock(whole.with_name(f"{whole.name}.shard-{shard.number}-of-{shard.count}"), output))
+            with _lock(whole, output, _SHARD_PATIENCE_S):
+                pass
+        _remove_abandoned(folder, output if is_file else None)
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: Path, output: Path, patience_s: float = 0) -> Iterator[None]:
+    lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience_s)
     except filelock.Timeout:
         raise UserError(
             f"another run is writing to {output} (it holds the lock {lock.lock_file}); "
             "wait until it ends, or name another output"
         ) from None
     except NotImplementedError:  # some network file systems
-        print(f"WARNING: {folder} cannot be locked; make sure that no other run writes to {output}", file=sys.stderr)
+        print(
+            f"WARNING: {path.parent} cannot be locked; make sure that no other run writes to {output}", file=sys.stderr
+        )
     try:
-        for path in folder.iterdir():
-            leftover = _TEMPORARY.fullmatch(path.name)
-            if leftover and (
-                not is_file or (leftover["stem"], leftover["suffix"] or "") == (output.stem, output.suffix)
-            ):
-                with contextlib.suppress(FileNotFoundError):  # its writer has finished meanwhile
-                    if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                        path.unlink()
         yield
     finally:
         lock.release()
+
+
+def _remove_abandoned(folder: Path, output: Path | None) -> None:
+    """Remove old temporary files from a folder, or only those of `output`."""
+    for path in folder.iterdir():
+        leftover = _TEMPORARY.fullmatch(path.name)
+        if leftover and (
+            output is None or (leftover["stem"], leftover["suffix"] or "") == (output.stem, output.suffix)
+        ):
+            with contextlib.suppress(FileNotFoundError):  # its writer has finished meanwhile
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,17 @@ from tqdm import tqdm
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import ALL_CONDITIONS
-from tests.attacks.suite import DRIFT, HONEST, QUANTITIES, AttackResult, run_in_worker
+from tests.attacks.suite import DRIFT, HONEST, QUANTITIES, AttackResult, AttackTask, run_in_worker
 from vla.errors import UserError, run_script
 from vla.evaluation.statistics import rate
 from vla.files import write_text
 from vla.judging.push_test import MAX_PUSH_M
 from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
+from vla.shards import Shard
 from vla.sim.config import EnvConfig, installed_versions
-from vla.sim.workers import simulator_pool
+from vla.sim.engines import Engine, simulator_workers
+from vla.sim.workers import SimulatorWorkers
 
 DROPPED_MM = 50.0
 """A cube that a push moves by more than its own size has left the grip."""
@@ -49,6 +50,11 @@ class SuiteOptions:
     """Number of honest lifts, of cubes of other size, mass and friction, on moved tables."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes."""
+    engine: Engine = "local"
+    """Where they run: on this machine, or as tasks of a Ray cluster, which --workers does not limit (docs/scale.md)."""
+    shard: str | None = None
+    """Run only a part of the episodes, such as 3/16, in each of several jobs with one shared --output; then the same
+    command without it writes the results (docs/scale.md)."""
     output: Path = Path("docs/results/attacks.json")
     """Result file."""
     videos_dir: Path | None = Path("videos/attacks")
@@ -57,6 +63,8 @@ class SuiteOptions:
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.honest < 1 or self.workers < 1:
             raise UserError("--seeds, --honest and --workers must be at least 1")
+        if self.shard is not None:
+            Shard.parse(self.shard)
         unknown = [name for name in self.only if name not in ATTACKS]
         if unknown:
             raise UserError(f"--only {' '.join(unknown)}: the attacks are {', '.join(ATTACKS)}")
@@ -68,20 +76,51 @@ class SuiteOptions:
 
 def main(options: SuiteOptions) -> None:
     kept = _kept(options) if options.only else {}
-    runs = [(name, seed) for name in options.only or ATTACKS for seed in range(options.seeds)]
-    runs += [] if options.only else [(HONEST, seed) for seed in range(options.honest)]
-    with simulator_pool(options.workers, EnvConfig(), render_images=False) as pool:
-        futures = [pool.submit(run_in_worker, name, seed) for name, seed in runs]
-        with tqdm(total=len(futures), unit="episode", desc="attack") as bar:
-            for _ in as_completed(futures):
-                bar.update()
-        results = [future.result() for future in futures]
+    runs = [AttackTask(name, seed) for name in options.only or ATTACKS for seed in range(options.seeds)]
+    runs += [] if options.only else [AttackTask(HONEST, seed) for seed in range(options.honest)]
+    results = run_attacks(options, runs)
+    if options.shard is not None:
+        print(Shard.parse(options.shard).farewell("writes the results"))
+        return
     content = (summarise_some(results, kept) if options.only else summarise(results)) | options.facts()
     write_text(options.output, json.dumps(content, indent=1))
+    for path in _shard_files(options.output):
+        path.unlink()
     print(tables(content))
     if options.videos_dir is not None:
         _film(options.videos_dir)
     print(f"\nresults: {options.output}")
+
+
+def run_attacks(options: SuiteOptions, tasks: Sequence[AttackTask]) -> list[AttackResult]:
+    """The results of all tasks, or of the shard's, which are written to a file; what shards have run is not repeated.
+
+    Raises:
+        UserError: a shard ran with another simulator or other thresholds.
+    """
+    known: dict[tuple[str, int], AttackResult] = {}
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    for path in _shard_files(options.output) if shard is None else ():
+        content = json.loads(path.read_text())
+        if content["facts"] != json.loads(json.dumps(options.facts())):
+            raise UserError(f"{path} was run with other versions or thresholds; move it away, and run that shard again")
+        known |= {(name, seed): AttackResult(**result) for name, seed, result in content["results"]}
+    asked = tasks if shard is None else shard.part(tasks)
+    missing = [task for task in asked if (task.name, task.seed) not in known]
+    if missing:
+        workers = simulator_workers(options.engine, options.workers, EnvConfig(), render_images=False)
+        with tqdm(total=len(asked), initial=len(asked) - len(missing), unit="episode", desc="attack") as bar, workers:
+            results = workers.run_all(run_in_worker, missing, lambda _: bar.update())
+        known |= {(task.name, task.seed): result for task, result in zip(missing, results, strict=True)}
+    if shard is not None:
+        path = options.output.with_suffix(f".shard-{shard.number}-of-{shard.count}.json")
+        rows = [(*key, dataclasses.asdict(result)) for key, result in known.items()]
+        write_text(path, json.dumps({"facts": options.facts(), "results": rows}))
+    return [known[task.name, task.seed] for task in asked]
+
+
+def _shard_files(output: Path) -> list[Path]:
+    return sorted(output.parent.glob(f"{output.stem}.shard-*.json"))
 
 
 def _kept(options: SuiteOptions) -> dict[str, Any]:
@@ -99,11 +138,9 @@ def _kept(options: SuiteOptions) -> dict[str, Any]:
 
 
 def _film(folder: Path) -> None:
-    with simulator_pool(1, EnvConfig()) as pool:
-        names = (*ATTACKS, HONEST)
-        futures = [pool.submit(run_in_worker, name, 0, folder / f"{name}.mp4") for name in names]
-        for future in tqdm(futures, unit="video", desc="film"):
-            future.result()
+    tasks = [AttackTask(name, 0, folder / f"{name}.mp4") for name in (*ATTACKS, HONEST)]
+    with tqdm(total=len(tasks), unit="video", desc="film") as bar, SimulatorWorkers(1, EnvConfig()) as workers:
+        workers.run_all(run_in_worker, tasks, lambda _: bar.update())
     print(f"videos: {folder}/{HONEST}.mp4 and one of each attack")
 
 

@@ -120,11 +120,22 @@ def hold_ranges(held: Sequence[Evidence]) -> dict[str, tuple[float, float]]:
     return {what: (min(of_all), max(of_all)) for what, of_all in values.items()}
 
 
-def run_in_worker(name: str, seed: int, video: Path | None = None) -> AttackResult:
+@dataclass(frozen=True)
+class AttackTask:
+    """One episode of the suite."""
+
+    name: str
+    """Of an attack, or HONEST."""
+    seed: int
+    video: Path | None = None
+    """Where to write a video; None: nowhere."""
+
+
+def run_in_worker(task: AttackTask) -> AttackResult:
     """Run an attack, or an honest lift, with this worker's simulator."""
-    if name == HONEST:
-        return run_honest(simulator(), seed, video)
-    return run_attack(simulator(), name, seed, video)
+    if task.name == HONEST:
+        return run_honest(simulator(), task.seed, task.video)
+    return run_attack(simulator(), task.name, task.seed, task.video)
 
 
 def run_attack(sim: Simulator, name: str, seed: int, video: Path | None = None) -> AttackResult:

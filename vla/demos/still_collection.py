@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import as_completed
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,8 +16,9 @@ from vla.demos.still_recorder import StillTask, record_stills_in_worker
 from vla.demos.stills import merge_stills, stills_settings
 from vla.errors import UserError
 from vla.files import run_lock, sha256
+from vla.shards import Shard
 from vla.sim.config import EnvConfig
-from vla.sim.workers import simulator_pool
+from vla.sim.engines import Engine, simulator_workers
 
 STILLS_PER_PART = 250
 
@@ -26,50 +28,64 @@ def stills_file(demos: Path) -> Path:
     return demos.with_name(f"{demos.stem.removesuffix('_demos')}_stills.hdf5")
 
 
-def collect_stills(demos: Path, env: EnvConfig, count: int, seed: int, workers: int, overwrite: bool) -> Path:
-    """Collect `count` stills with the poses of the arm in `demos`; returns their file.
+@dataclass(frozen=True)
+class StillsTask:
+    """What stills are collected."""
+
+    demos: Path
+    """File of demonstrations whose poses of the arm they have."""
+    env: EnvConfig
+    count: int
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """What decides their file, as JSON types."""
+        scene = self.env.scene.to_json_types()
+        return {"stills": self.count, "seed": self.seed, "demos_sha256": sha256(self.demos), "scene": scene}
+
+    def recordings(self, parts: dict[int, Path]) -> list[StillTask]:
+        """A task for each part."""
+        return [
+            StillTask(part, self.demos, self.seed, number, min(STILLS_PER_PART, self.count - number * STILLS_PER_PART))
+            for number, part in parts.items()
+        ]
+
+
+def collect_stills(task: StillsTask, engine: Engine, workers: int, overwrite: bool, shard: Shard | None) -> None:
+    """Collect the stills that are asked for, or a shard's part of them, which is not joined.
 
     Raises:
         UserError: the file is there, with other settings, and must not be replaced.
     """
-    output = stills_file(demos)
-    settings = {"stills": count, "seed": seed, "demos_sha256": sha256(demos), "scene": env.scene.to_json_types()}
-    with run_lock(output, is_file=True):
+    output, settings = stills_file(task.demos), task.settings()
+    with run_lock(output, is_file=True, shard=shard):
         if output.exists() and not overwrite:
             found = stills_settings(output)
             if found == settings:
                 print(f"{output} is already complete with these settings (--overwrite collects it again)")
-                return output
+                return
             raise UserError(
                 f"{output} was collected with {found}, asked for {settings}; move it away "
                 f"({move_away_command(output)}), or give it up with --overwrite"
             )
-        parts = prepare_parts(output, settings, range(-(-count // STILLS_PER_PART)), overwrite)
-        _record(_tasks(parts, demos, count, seed), env, count, workers)
-        attributes = {"settings": json.dumps(settings), "env_args": env.to_env_args()}
+        parts = prepare_parts(output, settings, range(-(-task.count // STILLS_PER_PART)), overwrite)
+        recordings = task.recordings(parts)
+        _record(recordings if shard is None else shard.part(recordings), task.env, engine, workers)
+        if shard is not None:
+            print(shard.farewell(f"writes {output}"))
+            return
+        attributes = {"settings": json.dumps(settings), "env_args": task.env.to_env_args()}
         merge_stills(list(parts.values()), output, attributes)
         remove_parts(output)
-    print(f"{output}: {count} stills, {output.stat().st_size / 1e6:.0f} MB")
-    return output
+    print(f"{output}: {task.count} stills, {output.stat().st_size / 1e6:.0f} MB")
 
 
-def _tasks(parts: dict[int, Path], demos: Path, count: int, seed: int) -> list[StillTask]:
-    return [
-        StillTask(part, demos, seed, number, min(STILLS_PER_PART, count - number * STILLS_PER_PART))
-        for number, part in parts.items()
-    ]
-
-
-def _record(tasks: Sequence[StillTask], env: EnvConfig, count: int, workers: int) -> None:
+def _record(tasks: Sequence[StillTask], env: EnvConfig, engine: Engine, workers: int) -> None:
     """Record every part that does not exist yet."""
     missing = [task for task in tasks if not task.part.exists()]
-    done = count - sum(task.count for task in missing)
-    progress = tqdm(total=count, initial=done, unit="still", desc="stills")
-    with progress as bar, simulator_pool(min(workers, len(missing)) or 1, env) as pool:
-        futures = [pool.submit(record_stills_in_worker, task) for task in missing]
-        try:
-            for future in as_completed(futures):
-                bar.update(future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    if not missing:
+        return
+    total = sum(task.count for task in tasks)
+    progress = tqdm(total=total, initial=total - sum(task.count for task in missing), unit="still", desc="stills")
+    with progress as bar, simulator_workers(engine, min(workers, len(missing)), env) as pool:
+        pool.run_all(record_stills_in_worker, missing, bar.update)

@@ -56,8 +56,12 @@ def evaluate(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> None:
         MachineError: the machine failed.
         UserError: another run is writing into `output_dir`.
     """
-    with run_lock(output_dir), resumable():
-        evaluation = run_episodes(plan, subject, output_dir)
+    with run_lock(output_dir, shard=plan.shard), resumable():
+        begun = run_episodes(plan, subject, output_dir)
+        if plan.shard is not None:
+            print(plan.shard.farewell("writes the results"))
+            return
+        evaluation = begun.ended()
         table = publish(evaluation)
         evaluation.partial.remove()
     print(f"\n{table}")
@@ -88,8 +92,8 @@ class BegunEvaluation:
         self.finished[episode.result.seed] = episode
 
     def missing(self) -> list[EvalTask]:
-        """The episodes that have not ended."""
-        return [task for task in self.tasks if task.seed not in self.finished]
+        """The episodes that have not ended, of the shard or of all."""
+        return [task for task in self.plan.asked(self.tasks) if task.seed not in self.finished]
 
     def ended(self) -> Evaluation:
         """The evaluation, when no episode is missing."""
@@ -112,14 +116,14 @@ def begin(plan: EvaluationPlan, subject: Subject, output_dir: Path, run_facts: d
     return BegunEvaluation(plan, subject, output_dir, facts, partial, tasks, finished)
 
 
-def run_episodes(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> Evaluation:
+def run_episodes(plan: EvaluationPlan, subject: Subject, output_dir: Path) -> BegunEvaluation:
     """Run the episodes that an earlier run of the same question has not finished; publish nothing yet."""
     with episode_runner(plan, subject) as runner:
         begun = begin(plan, subject, output_dir, runner.facts)
         if missing := begun.missing():
             finished = [episode.result.success for episode in begun.finished.values()]
             runner.run(missing, "evaluate", lambda _, episode: begun.keep(episode), finished)
-    return begun.ended()
+    return begun
 
 
 def _with_videos(finished: dict[int, EvaluatedEpisode], tasks: Sequence[EvalTask]) -> dict[int, EvaluatedEpisode]:

@@ -15,6 +15,10 @@ from vla.evaluation.episode import EvaluatedEpisode
 from vla.evaluation.identity import Question, digest
 from vla.evaluation.language_cases import Case
 from vla.files import write_text
+from vla.shards import Shard
+
+RowKey = tuple[str, int, int]
+"""Part, seed and number: no two rows share them."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ class Row:
         )
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """Part, seed and number: no two rows share them."""
+    def key(self) -> RowKey:
+        """The row's key."""
         return self.part, self.seed, self.number
 
     @property
@@ -96,24 +100,22 @@ def different_starts(rows: Sequence[Row]) -> list[int]:
 class RowsFile:
     """The rows of a suite that has not ended: `partial-language-<digest of the question>.jsonl`, a line for each.
 
-    The same command finds the same file. A line that a killed run wrote in part is dropped.
+    The same command finds the same file. Each shard writes a file of its own beside it, and reads them all. A line
+    that a killed run wrote in part is dropped.
     """
 
-    def __init__(self, output_dir: Path, question: Question) -> None:
-        self.path = output_dir / f"partial-language-{digest(question)}.jsonl"
+    def __init__(self, output_dir: Path, question: Question, shard: Shard | None = None) -> None:
+        self._stem = f"partial-language-{digest(question)}"
+        suffix = "" if shard is None else f"-shard-{shard.number}-of-{shard.count}"
+        self.path = output_dir / f"{self._stem}{suffix}.jsonl"
+        """The file that rows are added to."""
 
     def load(self) -> list[Row]:
         """The rows of the episodes that have finished."""
-        if not self.path.exists():
-            return []
-        rows, lines = [], self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(Row(**json.loads(line)))
-            except (TypeError, ValueError):
-                print(f"WARNING: line {number} of {self.path} is damaged; its episode is run again")
-        write_text(self.path, "".join(f"{_line(row)}\n" for row in rows))
-        return rows
+        own, others = _read(self.path), [_read(path) for path in self._all() if path != self.path]
+        if own:
+            write_text(self.path, "".join(f"{_line(row)}\n" for row in own))
+        return own + [row for rows in others for row in rows]
 
     def add(self, row: Row) -> None:
         """Append a row; it is safe on the disk when this returns."""
@@ -123,8 +125,25 @@ class RowsFile:
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """Delete the file."""
-        self.path.unlink(missing_ok=True)
+        """Delete the file, and those of all shards."""
+        for path in self._all():
+            path.unlink(missing_ok=True)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self._stem}*.jsonl"))
+
+
+def _read(path: Path) -> list[Row]:
+    """The rows of a file; none where it is missing."""
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            rows.append(Row(**json.loads(line)))
+        except (TypeError, ValueError):
+            print(f"WARNING: line {number} of {path} is damaged; its episode is run again")
+    return rows
 
 
 def as_json_lines(head: dict[str, Any], rows: Sequence[Row]) -> str:

@@ -13,7 +13,7 @@ from vla.evaluation.episode import EvaluatedEpisode
 from vla.evaluation.language_cases import Case
 from vla.evaluation.language_report import HEAT_MAP, write_heat_map, write_language_page
 from vla.evaluation.language_results import suite_results
-from vla.evaluation.language_rows import Row, RowsFile, as_json_lines, different_starts
+from vla.evaluation.language_rows import Row, RowKey, RowsFile, as_json_lines, different_starts
 from vla.evaluation.language_tables import suite_markdown
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.plan import EvaluationPlan, Subject
@@ -41,8 +41,12 @@ def evaluate_language(plan: EvaluationPlan, subject: Subject, cases: Sequence[Ca
         MachineError: the machine failed, or the same seed did not always give the same start.
         UserError: another run is writing into `output_dir`.
     """
-    with run_lock(output_dir), resumable():
-        rows, run_facts, file = _run(plan, subject, cases, output_dir)
+    with run_lock(output_dir, shard=plan.shard), resumable():
+        found, run_facts, file = _run(plan, subject, cases, output_dir)
+        if plan.shard is not None:
+            print(plan.shard.farewell("writes the results"))
+            return
+        rows = [found[key] for key in map(_key, cases)]
         differing = different_starts(rows)
         if differing:
             raise MachineError(
@@ -57,16 +61,15 @@ def evaluate_language(plan: EvaluationPlan, subject: Subject, cases: Sequence[Ca
 
 def _run(
     plan: EvaluationPlan, subject: Subject, cases: Sequence[Case], output_dir: Path
-) -> tuple[list[Row], dict[str, Any], RowsFile]:
-    """Run the episodes that an earlier run of the same question has not finished."""
+) -> tuple[dict[RowKey, Row], dict[str, Any], RowsFile]:
+    """Run the episodes that an earlier run of the same question has not finished; return all that have ended."""
     with episode_runner(plan, subject) as runner:
         question = plan.question(subject, runner.facts) | {"cases": [_question(case) for case in cases]}
-        file = RowsFile(output_dir, question)
+        file = RowsFile(output_dir, question, plan.shard)
         rows = {row.key: row for row in file.load()}
         if rows:
             print(f"continuing: {len(rows)} of {len(cases)} episodes are finished ({file.path})")
-        keys = [(case.part, case.episode.seed, case.number) for case in cases]
-        missing = [number for number, key in enumerate(keys) if key not in rows]
+        missing = [number for number in plan.asked(range(len(cases))) if _key(cases[number]) not in rows]
 
         def keep(number: int, episode: EvaluatedEpisode) -> None:
             row = Row.of(cases[missing[number]], episode)
@@ -77,7 +80,12 @@ def _run(
             tasks = plan.tasks(subject, None)
             finished = [row.success for row in rows.values()]
             runner.run([tasks[number] for number in missing], "language suite", keep, finished)
-        return [rows[key] for key in keys], runner.facts, file
+        return rows, runner.facts, file
+
+
+def _key(case: Case) -> RowKey:
+    """The key of its row."""
+    return case.part, case.episode.seed, case.number
 
 
 def _question(case: Case) -> list[Any]:

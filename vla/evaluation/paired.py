@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,19 @@ def compare_policies(
     """
     check_same_episodes(first, second)
     sides = output_dir / "a", output_dir / "b"
-    with run_lock(output_dir), run_lock(sides[0]), run_lock(sides[1]), resumable():
+    with ExitStack() as locks, resumable():
+        for folder in (output_dir, *sides):
+            locks.enter_context(run_lock(folder, shard=plan.shard))
         run = None
         if until_decided:
             run = run_until_decided(plan, (first, second), sides)
             evaluations = run.evaluations
         else:
-            evaluations = [
-                run_episodes(plan, subject, folder) for subject, folder in zip((first, second), sides, strict=True)
-            ]
+            begun = [run_episodes(plan, first, sides[0]), run_episodes(plan, second, sides[1])]
+            if plan.shard is not None:
+                print(plan.shard.farewell("writes the comparison"))
+                return
+            evaluations = [side.ended() for side in begun]
         ours, theirs = ([episode.result for episode in evaluation.episodes] for evaluation in evaluations)
         content, text = comparison([str(subject.checkpoint) for subject in (first, second)], ours, theirs, run)
         if plan.scene.kind == "cubes":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,9 @@ from vla.judging.thresholds import Thresholds
 from vla.policies.actor import ControlConfig
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance
 from vla.policies.text_encoder import EMBEDDING_DIM
+from vla.shards import Item, Shard
 from vla.sim.config import EnvConfig, Scene, warn_of_version_drift
+from vla.sim.engines import Engine
 from vla.sim.perturbations import Perturbation
 
 InferenceMode = Literal["auto", "workers", "shared"]
@@ -105,6 +108,10 @@ class EvaluationPlan:
     """What may lie on the table in all episodes that have no scene of their own."""
     recorded: bool = True
     """Whether states, actions and frames of the episodes are kept."""
+    engine: Engine = "local"
+    """Where the simulator workers run."""
+    shard: Shard | None = None
+    """The part of the episodes that is run, without results at the end; None: all of them, with results."""
 
     @property
     def num_episodes(self) -> int:
@@ -136,7 +143,11 @@ class EvaluationPlan:
 
     def worker_count(self) -> int:
         """Simulator processes to start: no more than there are episodes."""
-        return min(self.workers, len(self.episodes))
+        return max(1, min(self.workers, len(self.asked(self.episodes))))
+
+    def asked(self, items: Sequence[Item]) -> list[Item]:
+        """Of something for each episode, in their order, what this run has to do: the shard's part, or all of it."""
+        return list(items) if self.shard is None else self.shard.part(items)
 
     def tasks(
         self, subject: Subject, video_folder: Path | None, perturbation: Perturbation | None = None

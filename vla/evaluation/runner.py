@@ -20,7 +20,8 @@ from vla.policies.checkpoint import load_policy
 from vla.policies.devices import choose_device, stop_on_machine_fault
 from vla.policies.faults import describe_error
 from vla.policies.inference_server import BATCH, InferenceServer
-from vla.sim.workers import SimulatorWorkers
+from vla.sim.engines import simulator_workers
+from vla.sim.workers import Workers
 
 DIED = "the simulator process died, twice"
 
@@ -28,7 +29,7 @@ DIED = "the simulator process died, twice"
 class EpisodeRunner:
     """Simulator workers that run episodes; `episode_runner` makes one."""
 
-    def __init__(self, workers: SimulatorWorkers, addresses: Mapping[Path, str], device: torch.device) -> None:
+    def __init__(self, workers: Workers, addresses: Mapping[Path, str], device: torch.device) -> None:
         self._workers = workers
         self._addresses = addresses
         self.facts: dict[str, Any] = {
@@ -91,9 +92,12 @@ def episode_runner(plan: EvaluationPlan, *subjects: Subject) -> Iterator[Episode
         MachineError: a simulator cannot start, or the GPU has no room for the policy.
         UserError: a checkpoint was rewritten after its subject was made.
     """
-    with SimulatorWorkers(plan.worker_count(), subjects[0].env) as simulators, ExitStack() as servers:
+    env, count = subjects[0].env, plan.worker_count()
+    with simulator_workers(plan.engine, count, env) as simulators, ExitStack() as servers:
         device = choose_device()
-        shared = plan.inference == "shared" or (plan.inference == "auto" and device.type == "cuda")
+        # A server answers the processes of its own machine.
+        wanted = plan.inference == "auto" and device.type == "cuda" and plan.engine == "local"
+        shared = plan.inference == "shared" or wanted
         addresses: dict[Path, str] = {}
         for subject in subjects:
             if shared and subject.policy == "checkpoint" and subject.checkpoint not in addresses:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,16 +24,17 @@ from vla.sim.env import Simulator
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+"""Environment variables that limit the threads of numerical libraries: a worker has one."""
 _simulator: Simulator | None = None
 _start_error: Exception | None = None
 """Why this worker has no simulator."""
 
 
-def simulator_pool(workers: int, config: EnvConfig, render_images: bool = True) -> ProcessPoolExecutor:
-    """Return a pool whose tasks may call `simulator()`; `render_images` False: its images are black."""
+def _simulator_pool(workers: int, config: EnvConfig, render_images: bool) -> ProcessPoolExecutor:
     gl.select_backend()  # once here, so that every worker inherits the choice
     # More threads than cores made two workers ten times slower than one.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
+    for name in THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
     return ProcessPoolExecutor(
         max_workers=workers,
@@ -42,17 +44,76 @@ def simulator_pool(workers: int, config: EnvConfig, render_images: bool = True) 
     )
 
 
-class SimulatorWorkers:
-    """A pool that survives the death of a worker, such as a segmentation fault or a lack of memory.
+class Workers(ABC):
+    """Processes whose tasks may call `simulator()`; a death of one, such as by a lack of memory, ends no run.
 
-    Use it as a context manager. When an exception leaves the context, tasks that have not begun are cancelled.
-
-    Raises:
-        MachineError: a worker cannot start its simulator.
-        UserError: the configuration is one that no simulator can run.
+    Use them as a context manager. When an exception leaves the context, tasks that have not begun are cancelled.
     """
 
+    @abstractmethod
+    def __enter__(self) -> Workers:
+        """Start the processes.
+
+        Raises:
+            MachineError: one cannot start its simulator.
+            UserError: the configuration is one that no simulator can run.
+        """
+
+    @abstractmethod
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the processes."""
+
+    @abstractmethod
+    def run(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        done: Callable[[int, Result | None], None] | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> list[Result | None]:
+        """Run `function` on every task and return the results in the order of the tasks.
+
+        When a worker dies, a task that was running is run again. The result of a task whose worker died each time is
+        None.
+
+        Args:
+            function: runs one task in a worker; importable, as it is pickled.
+            tasks: the arguments of `function`.
+            done: called in this process with the number of a task and its result, as soon as that is known.
+            enough: asked before each task. Once it is true, no further task begins: those that run are finished, and
+                tasks that did not begin have no result.
+        """
+
+    def run_all(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], done: Callable[[Result], object]
+    ) -> list[Result]:
+        """Run `function` on every task, each of which must have a result; return the results in the order of the tasks.
+
+        Args:
+            function: as for `run`.
+            tasks: as for `run`.
+            done: called in this process with each result, as soon as it is known.
+
+        Raises:
+            MachineError: the workers of one task died.
+        """
+
+        def check(_: int, result: Result | None) -> None:
+            if result is None:
+                raise MachineError(
+                    "a worker process died, twice at the same task (out of memory?); "
+                    "run the same command again with fewer --workers"
+                )
+            done(result)
+
+        return [result for result in self.run(function, tasks, check) if result is not None]
+
+
+class SimulatorWorkers(Workers):
+    """Spawned processes on this machine."""
+
     def __init__(self, count: int, config: EnvConfig, render_images: bool = True) -> None:
+        """Prepare to start `count` processes; without `render_images`, their images are black."""
         self._count, self._config, self._render_images = count, config, render_images
 
     def __enter__(self) -> SimulatorWorkers:
@@ -69,17 +130,9 @@ class SimulatorWorkers:
         done: Callable[[int, Result | None], None] | None = None,
         enough: Callable[[], bool] = lambda: False,
     ) -> list[Result | None]:
-        """Run `function` on every task and return the results in the order of the tasks.
+        """Run the tasks. One that was running when a worker died is run once more, alone.
 
-        When a worker dies, each task that was running is run once more, alone, which tells the task that kills its
-        worker from those that merely ran beside it. The result of a task whose worker died twice is None.
-
-        Args:
-            function: runs one task in a worker; importable, as it is pickled.
-            tasks: the arguments of `function`.
-            done: called in this process with the number of a task and its result, as soon as that is known.
-            enough: asked before each task. Once it is true, no further task begins: those that run are finished, and
-                tasks that did not begin have no result.
+        That tells the task that kills its worker from those that merely ran beside it.
         """
         results: dict[int, Result | None] = {}
 
@@ -122,7 +175,7 @@ class SimulatorWorkers:
         return []
 
     def _start(self) -> None:
-        self._pool = simulator_pool(self._count, self._config, self._render_images)
+        self._pool = _simulator_pool(self._count, self._config, self._render_images)
         # A task for each worker starts all of them. If one cannot start, none can: the first answer will do.
         first, *_ = [self._pool.submit(_check_simulator) for _ in range(self._count)]
         try:
@@ -144,8 +197,14 @@ def simulator() -> Simulator:
         raise _start_error
     if _start_error is not None:
         raise MachineError(f"a simulator cannot start: {type(_start_error).__name__}: {_start_error}")
-    assert _simulator is not None, "called outside a worker of simulator_pool"
+    assert _simulator is not None, "called outside a simulator worker"
     return _simulator
+
+
+def adopt_simulator(own: Simulator) -> None:
+    """Let `simulator()` return this one, in a process that was not started by `SimulatorWorkers`."""
+    global _simulator
+    _simulator = own
 
 
 def _check_simulator() -> None:
