@@ -19,6 +19,7 @@ from evaluation_speed import speed_table
 from fusion import fusion_table
 from judging_cost import judging_cost_table
 from results import RESULTS, Results, values
+from robomimic_peer import peer_table
 from seed_statistics import errors_table, power_table
 from shaken_holds import shaken_holds_table
 from text_encoders import cosine_table, understanding_table
@@ -275,6 +276,7 @@ FIGURES: dict[str, Callable[..., str]] = {
     "language_table": language_table,
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,
+    "peer": lambda results: peer_table(results["peer"], results["shipped"]),
     "edge_cases": lambda results: edge_cases_table(results["edge_cases"]),
     "edge_starts": lambda results: str(results["edge_cases"]["cases"]["zero"]["starts"]),
     "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),

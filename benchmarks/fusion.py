@@ -67,9 +67,7 @@ ARMS = {
     "attention-both": Arm(
         "attention to the picture's places; both heads", ("--language-in-vision", "attention", "--locates", "both")
     ),
-    "clip": Arm(
-        "the recipe with CLIP's text tower, untrained", ("--text-encoder", "clip", "--clip-weights", "none")
-    ),
+    "clip": Arm("the recipe with CLIP's text tower, untrained", ("--text-encoder", "clip", "--clip-weights", "none")),
     "deaf": Arm("the recipe, but every sentence sounds the same", ("--text-encoder", "deaf")),
 }
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 from vla.demos.schema import demo_names, open_demos  # noqa: E402
 from vla.errors import UserError, run_script  # noqa: E402
 from vla.evaluation.episode import run_episode  # noqa: E402
+from vla.evaluation.machine import machine_facts
 from vla.evaluation.results_json import run_versions  # noqa: E402
 from vla.evaluation.statistics import rate  # noqa: E402
 from vla.files import SHIPPED, atomic_path, sha256, write_text  # noqa: E402
@@ -59,7 +60,7 @@ class PeerOptions:
     num_demos: int = 135
     """Training demonstrations to use, the first ones: as many as `make demo` learns from."""
     minutes: float = 20.0
-    """Training time; the default is that of `make demo`."""
+    """Training time on two CPU cores; on one, give twice as many."""
     num_episodes: int = 50
     """Test episodes, the first ones of docs/results/shipped.json."""
     max_steps: int = 200
@@ -106,8 +107,8 @@ def main(options: PeerOptions) -> None:
         "lifted": sum(result.success for result in results),
         "grasped": sum(result.grasped for result in results),
         "closest_cm": 100 * float(np.mean([result.closest_m for result in results if result.closest_m is not None])),
-        "inference_ms_median": float(np.median([ms for result in results for ms in result.inference_ms])),
         "seeds": seeds,
+        "machine": machine_facts(),
         "versions": run_versions(),
         "thresholds": dataclasses.asdict(Thresholds()),
     }
