@@ -6,7 +6,7 @@ TRAIN := 4_train.py --resume $(if $(filter none,$(WEIGHTS)),--clip-weights none)
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo demo-language test test-fast test-web attacks peer collect train evaluate web lint setup help
+.PHONY: demo demo-language test test-fast test-web attacks peer lerobot collect train evaluate web lint setup help
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make attacks   try 79 ways to fool the verdict, 50 times each, and 500 honest lifts (an hour or more)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
 	@echo "make peer      robomimic on the same demonstrations, in an environment of its own (half an hour)"
+	@echo "make lerobot   LeRobot in an environment of its own; five demonstrations and the shipped policy exported to it"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the environment"
 
@@ -91,6 +92,23 @@ peer: setup
 	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps robomimic==0.3.0 psutil==6.1.1 termcolor==2.5.0 tensorboardX==2.6.2.2
 	$(PEER)/bin/python benchmarks/robomimic_peer.py
+
+# An environment of its own for LeRobot, which sees the project and its packages behind its own (docs/lerobot.md).
+LEROBOT := runs/lerobot/.venv
+$(LEROBOT)/installed: integrations/lerobot/requirements.txt integrations/lerobot/pyproject.toml .venv/installed
+	@echo "==> installing LeRobot in $(LEROBOT) (800 MB)"
+	$(RUN) -m venv --clear $(LEROBOT)
+	@$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(LEROBOT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@echo "$(CURDIR)" >> "$$($(LEROBOT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	$(LEROBOT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r integrations/lerobot/requirements.txt
+	$(LEROBOT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e integrations/lerobot
+	@sh .ci/ffmpeg.sh $(LEROBOT)/bin/python
+	touch $@
+
+lerobot: setup $(LEROBOT)/installed
+	@test -d runs/lerobot/lift_policy || $(LEROBOT)/bin/python integrations/lerobot/convert.py
+	@test -d runs/lerobot/lift_demos || SVT_LOG=1 $(LEROBOT)/bin/python integrations/lerobot/export.py --num-demos 5
+	@echo "evaluate with: OMP_NUM_THREADS=1 $(LEROBOT)/bin/lerobot-eval --policy.path=runs/lerobot/lift_policy --env.type=lift_vla --eval.batch_size=1 --eval.n_episodes=10 --seed=2000000 --output_dir=runs/lerobot/eval"
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import sys
 import time
 import uuid
@@ -54,6 +55,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield the path of a folder that is not there yet; what was made of it becomes `path` on success.
+
+    Raises:
+        UserError: there is something at `path` already.
+    """
+    if path.exists():
+        raise UserError(f"{path} is there already, and nothing is overwritten; name a new folder with --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:12]}")
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_temporary(path: Path) -> bool:
