@@ -18,6 +18,7 @@ from edge_cases import edge_cases_table
 from evaluation_speed import speed_table
 from fusion import fusion_table
 from judging_cost import judging_cost_table
+from lerobot_eval import eval_table, readback_table
 from results import RESULTS, Results, values
 from robomimic_peer import peer_table
 from seed_statistics import errors_table, power_table
@@ -282,6 +283,8 @@ FIGURES: dict[str, Callable[..., str]] = {
     "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),
     "text_cosines": lambda results: cosine_table(results["text_encoders"]),
     "text_understanding": lambda results: understanding_table(results["text_encoders"]),
+    "lerobot_eval": lambda results: eval_table(results["lerobot"]),
+    "lerobot_readback": lambda results: readback_table(results["lerobot"]),
     "firm": lambda results: shaken_holds_table(results["shaken_holds"]),
     "verdicts": verdicts,
     "sequential_errors": lambda results: sequential_test.errors_table(results["sequential"]),

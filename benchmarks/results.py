@@ -35,7 +35,7 @@ from vla.sim.perturbations import AXES
 from vla.training.recipes import RecipeName
 
 RESULTS = ROOT / "docs/results"
-OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed")
+OF_SHIPPED_POLICY = ("shipped", "instructions", "blind", "validation", "perturb", "evaluation_speed", "lerobot")
 """Results whose `checkpoint_sha256` must be that of checkpoints/lift.pth."""
 OF_LANGUAGE_POLICY = ("language",)
 """The same for checkpoints/language.pth."""
