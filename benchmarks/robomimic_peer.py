@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from vla.demos.schema import demo_names, open_demos  # noqa: E402
 from vla.errors import UserError, run_script  # noqa: E402
 from vla.evaluation.episode import run_episode  # noqa: E402
-from vla.evaluation.machine import machine_facts
+from vla.evaluation.machine import machine_facts  # noqa: E402
 from vla.evaluation.results_json import run_versions  # noqa: E402
 from vla.evaluation.statistics import rate  # noqa: E402
 from vla.files import SHIPPED, atomic_path, sha256, write_text  # noqa: E402
