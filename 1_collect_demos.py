@@ -25,6 +25,7 @@ import h5py
 from tqdm import tqdm
 
 from vla.demos.dataset_table import dataset_table
+from vla.demos.merging import merge
 from vla.demos.parts import prepare_parts, remove_parts, remove_parts_of
 from vla.demos.recorder import RecordTask, record_in_worker
 from vla.demos.schema import (
@@ -32,7 +33,6 @@ from vla.demos.schema import (
     collection_rounds,
     demo_names,
     is_collected,
-    merge,
     move_away_command,
     open_demos,
     read_demo,

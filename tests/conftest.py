@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from vla.demos.merging import merge
 from vla.demos.recorder import RecordTask, record
-from vla.demos.schema import merge
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.judging.verdict import Judge
 from vla.policies.instructions import instruction_for

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from vla import stages
+from vla.demos.merging import merge
 from vla.demos.recorder import RecordTask, record
-from vla.demos.schema import merge, open_demos
+from vla.demos.schema import open_demos
 from vla.errors import UserError
 from vla.experts.scripted import ExpertConfig
 from vla.policies.asked import target_of

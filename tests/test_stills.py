@@ -17,8 +17,9 @@ from torch.utils.data import ConcatDataset
 
 from vla import stages
 from vla.demos import still_collection
+from vla.demos.merging import merge
 from vla.demos.recorder import RecordTask, record
-from vla.demos.schema import merge, open_demos
+from vla.demos.schema import open_demos
 from vla.demos.still_collection import StillsTask, collect_stills, stills_file
 from vla.demos.still_recorder import StillTask, record_stills
 from vla.demos.stills import Stills, merge_stills, read_stills, write_stills

@@ -18,7 +18,6 @@ import h5py
 import numpy as np
 
 from vla.errors import UserError
-from vla.files import atomic_path
 from vla.judging.bystanders import Bystanders, CubeStates, judge_obedience
 from vla.judging.evidence import MEASURED, Evidence
 from vla.judging.verdict import Judge, Verdict
@@ -36,9 +35,6 @@ IMAGE_CHUNK = (16, 28, 28, 3)
 its window is 32 KiB: in a chunk of 16 frames of one 28x28 tile (37 KiB), it still sees the tile of the previous frame,
 and most tiles never change."""
 GZIP_LEVEL = 9
-
-VALID_FRACTION = 0.1
-"""Share of each round's seeds whose demonstrations are kept for validation."""
 
 _ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
 _DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence", "start_evidence")
@@ -144,45 +140,6 @@ def read_demo(group: h5py.Group) -> Demo:
         start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
         **{name: group[name][:] for name in _ARRAYS},
     )
-
-
-def merge(parts: list[Path], output: Path, attributes: Mapping[str, Any], base: Path | None = None) -> None:
-    """Copy the demonstrations of the parts into `output` as demo_0, demo_1, ..., and write the split masks.
-
-    Args:
-        parts: files that `vla.demos.recorder.record` wrote, with the demonstrations of one seed each.
-        output: file to write; an existing one is replaced when the new one is whole.
-        attributes: attributes of the group `data`.
-        base: a file of demonstrations, which may be `output` itself; they come first and keep their split.
-    """
-    with atomic_path(output) as temporary, h5py.File(temporary, "w") as file:
-        data = file.create_group("data")
-        train: list[bytes] = []
-        valid: list[bytes] = []
-        if base is not None:
-            with open_demos(base) as source:
-                for name in demo_names(source):
-                    source.copy(source["data"][name], data, name=name)
-                train, valid = list(source["mask/train"][:]), list(source["mask/valid"][:])
-        for number, part in enumerate(parts):
-            # The last tenth of the parts. Instructions alternate, so that both splits hold every wording of Lift's.
-            split = train if number < len(parts) - _kept_back(len(parts)) else valid
-            with h5py.File(part, "r") as source:
-                for demo in source.values():
-                    name = f"demo_{len(data)}"
-                    source.copy(demo, data, name=name)
-                    split.append(name.encode())
-        data.attrs["total"] = sum(int(demo.attrs["num_samples"]) for demo in data.values())
-        data.attrs["schema_version"] = SCHEMA_VERSION
-        for name, value in attributes.items():
-            data.attrs[name] = value
-        file["mask/train"] = np.array(train, dtype="S16")
-        file["mask/valid"] = np.array(valid, dtype="S16")
-
-
-def _kept_back(parts: int) -> int:
-    """Number of parts that are kept for validation. All demonstrations of a seed are on one side of the split."""
-    return max(1, round(VALID_FRACTION * parts)) if parts > 1 else 0
 
 
 def is_collected(path: Path) -> bool:
