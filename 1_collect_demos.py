@@ -6,9 +6,14 @@ one stopped. With --dagger, the script adds episodes to the file in which a trai
 labels the states that it leads to. In the scene "cubes", several cubes lie on the table: each scene is demonstrated
 under several instructions that make sense there, so that nothing but the instruction tells what to do.
 
+--replay simulates the demonstrations of a file again, and says which of them changed (exit code 1 if any did); with
+--render-size or --camera it draws them anew, from their states, into another file.
+
     python 1_collect_demos.py
     python 1_collect_demos.py --num-episodes 50 --dagger checkpoints/best_model.pth
     python 1_collect_demos.py --scene cubes --num-episodes 320 --stills 20000
+    python 1_collect_demos.py --replay data/lift_demos.hdf5
+    python 1_collect_demos.py --replay data/lift_demos.hdf5 --camera sideview --output data/side.hdf5
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +34,8 @@ from vla.demos.dataset_table import dataset_table
 from vla.demos.merging import merge
 from vla.demos.parts import prepare_parts, remove_parts, remove_parts_of
 from vla.demos.recorder import RecordTask, record_in_worker
+from vla.demos.rendering import render_file
+from vla.demos.replay import print_replay
 from vla.demos.schema import (
     DEMO_FILES,
     collection_rounds,
@@ -55,6 +63,8 @@ ROTATION_NOISE = ExpertConfig.rotation_noise_std / ExpertConfig.noise_std
 """Rotation noise for each unit of position noise."""
 DETOURS, SLIPS = 3, 1
 """Largest number of deliberate mistakes in a demonstration of recovery."""
+EXIT_CHANGED = 1
+RENDER_SIZES_PX = range(32, 1025)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,16 @@ class CollectOptions:
     """Replace an existing file of demonstrations, and discard an interrupted collection that had other options. A file
     that this script did not write is never replaced."""
 
+    replay: Path | None = None
+    """File of demonstrations to replay instead of collecting: its actions are simulated again, every state is compared
+    with the stored one, and the present verdict judges anew."""
+    render_size: int | None = None
+    """With --replay: draw the stored states anew into --output, with images of this height and width in pixels."""
+    camera: str | None = None
+    """With --replay: draw the stored states anew into --output, with this camera of robosuite, such as frontview."""
+
     def __post_init__(self) -> None:
+        self._check_replay()
         if self.num_episodes < 1:
             raise UserError(f"--num-episodes must be at least 1, got {self.num_episodes}")
         if self.workers < 1:
@@ -136,6 +155,20 @@ class CollectOptions:
                 f"--seed {self.seed} with {self.num_episodes} episodes needs seeds up to {last}, outside the "
                 f"training range {TRAIN_SEEDS.start}-{TRAIN_SEEDS.stop - 1} (others are kept for evaluation)"
             )
+
+    def _check_replay(self) -> None:
+        if self.draws_anew and (self.replay is None or self.output is None):
+            raise UserError("--render-size and --camera need --replay with a file, and --output with a new one")
+        if self.replay is not None and self.output is not None and not self.draws_anew:
+            raise UserError("--replay with --output needs --render-size or --camera; a replay alone writes nothing")
+        if self.render_size is not None and self.render_size not in RENDER_SIZES_PX:
+            smallest, largest = RENDER_SIZES_PX[0], RENDER_SIZES_PX[-1]
+            raise UserError(f"--render-size must be {smallest} to {largest} pixels, got {self.render_size}")
+
+    @property
+    def draws_anew(self) -> bool:
+        """Whether stored demonstrations get other images."""
+        return self.render_size is not None or self.camera is not None
 
     @property
     def file(self) -> Path:
@@ -190,6 +223,9 @@ class CollectOptions:
 
 def main(options: CollectOptions) -> None:
     gl.select_backend()
+    if options.replay is not None:
+        _replay(options, options.replay)
+        return
     if options.dagger is not None:
         load_checkpoint(options.dagger)  # a broken checkpoint is reported here, in one line, not by a worker
     if options.file.is_dir():
@@ -208,6 +244,21 @@ def main(options: CollectOptions) -> None:
     if options.stills:
         task = StillsTask(options.file, options.env(), options.stills, options.seed)
         collect_stills(task, options.engine, options.workers, options.overwrite, options.part())
+
+
+def _replay(options: CollectOptions, path: Path) -> None:
+    """Replay the demonstrations at `path`, or draw them anew."""
+    if options.output is not None:
+        env = render_file(path, options.output, options.camera, options.render_size, options.workers)
+        size_px = env.image_size_px
+        print(f"{options.output}: the demonstrations of {path}, seen by {env.camera} in {size_px} x {size_px} pixels")
+        return
+    try:
+        unchanged = print_replay(path, options.workers)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("run the same command again; a replay starts over") from None
+    if not unchanged:
+        sys.exit(EXIT_CHANGED)
 
 
 def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
@@ -285,6 +336,11 @@ def _first_of_round(options: CollectOptions, base: Path) -> int:
             raise UserError(
                 f"{base} was collected with other versions ({drift}), and one file holds one simulator's episodes; "
                 "collect demonstrations with these versions into another --output first, without --dagger"
+            )
+        if (stored.camera, stored.image_size_px) != (options.env().camera, options.env().image_size_px):
+            raise UserError(
+                f"{base} was drawn anew, by {stored.camera} in {stored.image_size_px} pixels, and one file holds one "
+                "camera's images; add to the file that it was made from, and draw that one anew"
             )
         first = len(file["data"]) // options.group
         used = {int(demo.attrs["seed"]) for demo in file["data"].values()}

@@ -4,16 +4,19 @@ Run alone, checks the HDF5 file, prints Table 2 and writes pictures in which a p
 (sec. 7.5): a contact sheet, and a page for each episode. List the names of bad episodes in a text file, one to a line;
 `--exclude` leaves them out, here and in 4_train.py.
 
---merge joins files that were collected apart into a new one.
+--merge joins files that were collected apart into a new one. --migrate brings a file of an older schema to the present
+one.
 
     python 2_dataset_loader.py --data data/lift_demos.hdf5
     python 2_dataset_loader.py --merge one.hdf5 two.hdf5 --output both.hdf5
+    python 2_dataset_loader.py --migrate old.hdf5 --output new.hdf5
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +31,7 @@ from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
 from vla.demos.merging import merge_files
+from vla.demos.migration import migrate_file
 from vla.demos.schema import NO_TARGET, Demo, attribute_text, demo_names, open_demos, read_demo
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
@@ -274,15 +278,28 @@ class InspectOptions:
     merge: tuple[Path, ...] = ()
     """Files of demonstrations to join instead, in this order. They must come from one simulator and have no seed in
     common; each demonstration stays on its side of the split."""
+    migrate: Path | None = None
+    """File of an older schema to bring to the present one instead: every demonstration is simulated again, and those
+    that do not repeat, or do not pass the present verdict, are left out and named."""
     output: Path | None = None
-    """New file for --merge."""
+    """New file for --merge or --migrate."""
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    """Simulator processes of --migrate."""
 
     def __post_init__(self) -> None:
-        if (self.output is not None) != bool(self.merge) or len(self.merge) == 1:
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, got {self.workers}")
+        if self.migrate is not None:
+            if self.output is None or self.merge:
+                raise UserError("--migrate needs --output, a new file for the demonstrations, and no --merge")
+        elif (self.output is not None) != bool(self.merge) or len(self.merge) == 1:
             raise UserError("--merge needs at least two files, and --output a new one for them")
 
 
 def main(options: InspectOptions) -> None:
+    if options.migrate is not None and options.output is not None:
+        migrate_file(options.migrate, options.output, options.workers)
+        return
     if options.output is not None:
         count = merge_files(options.merge, options.output)
         print(f"{options.output}: {count} demonstrations of {len(options.merge)} files")
@@ -374,4 +391,4 @@ def _write_sheet(names: Sequence[str], strips: Sequence[np.ndarray], path: Path)
 
 
 if __name__ == "__main__":
-    run_script(main, InspectOptions, __doc__)
+    run_script(main, InspectOptions, __doc__, "run the same command again; --migrate continues, all else starts over")

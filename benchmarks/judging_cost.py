@@ -23,7 +23,6 @@ import scripts  # noqa: F401 (makes the packages importable)
 
 from vla.errors import UserError, run_script
 from vla.evaluation.machine import machine_facts
-from vla.evaluation.replay import second_look
 from vla.evaluation.results_json import run_versions
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import write_text
@@ -34,6 +33,7 @@ from vla.markdown import markdown_table
 from vla.sim.config import TEST_SEEDS
 from vla.sim.env import Simulator
 from vla.sim.rollout import Trace, rollout
+from vla.sim.second_look import second_look
 
 CHECKS_PER_STEP = 2
 """Comparisons of the world in a control step: before the physics, and when the evidence is measured."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.director import Director
-from vla.evaluation.replay import second_look
 from vla.evaluation.video import write_video
 from vla.judging.evidence import Evidence
 from vla.judging.second_judge import rejudge
@@ -30,6 +29,7 @@ from vla.sim.model_edits import (
     scale_friction,
     scale_mass,
 )
+from vla.sim.second_look import second_look
 from vla.sim.workers import simulator
 
 

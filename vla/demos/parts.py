@@ -16,17 +16,17 @@ from vla.files import is_temporary, write_text
 from vla.sim.config import installed_versions
 
 
-def prepare_parts(output: Path, settings: Mapping[str, Any], numbers: range, overwrite: bool) -> dict[int, Path]:
+def prepare_parts(output: Path, settings: Mapping[str, Any], numbers: range, overwrite: bool | None) -> dict[int, Path]:
     """Make the folder; returns a path for each demonstration, some of which an interrupted run may have recorded.
 
     Args:
         output: the file that the demonstrations will be merged into; the folder lies beside it.
         settings: what decides the content of the demonstrations, as JSON types.
         numbers: the numbers of the demonstrations.
-        overwrite: discard demonstrations that were recorded with other settings.
+        overwrite: discard demonstrations that were recorded with other settings; None: the command has no such option.
 
     Raises:
-        UserError: the folder holds demonstrations that were recorded with other settings, and `overwrite` is False.
+        UserError: the folder holds demonstrations that were recorded with other settings, and `overwrite` is not True.
     """
     folder = _folder(output)
     settings_file = _settings_file(folder)
@@ -37,10 +37,13 @@ def prepare_parts(output: Path, settings: Mapping[str, Any], numbers: range, ove
             differing = [name for name in asked if begun.get(name) != asked[name]]
             there = {name: begun.get(name) for name in differing}
             here = {name: asked[name] for name in differing}
+            count = len(_recorded(folder))
+            give_up = f"delete the folder with its {count} demonstrations"
+            if overwrite is not None:
+                give_up = f"give up its {count} demonstrations with --overwrite"
             raise UserError(
                 f"{folder} holds an interrupted collection with {there}, this one has {here}; finish it with that "
-                "command and those versions, or name another --output "
-                f"(or give up its {len(_recorded(folder))} demonstrations with --overwrite)"
+                f"command and those versions, or name another --output (or {give_up})"
             )
         remove_parts(output)
     folder.mkdir(parents=True, exist_ok=True)

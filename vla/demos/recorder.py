@@ -82,7 +82,7 @@ def _record_episode(sim: Simulator, task: RecordTask, asked: Asked, seed: int) -
     judge, trace = Judge(), Trace()
     max_steps = IDLE_STEPS if idle else task.max_steps
     steps = list(rollout(sim, actor, asked.instruction, seed, max_steps, judge, trace))
-    reason = _rejection(judge, steps, trace.layout, asked.target)
+    reason = rejection(judge, steps, trace.layout, asked.target)
     layout = None if sim.config.scene.kind == "lift" else trace.layout
     return reason or demo_from_steps(steps, asked.instruction, seed, layout, asked.target)
 
@@ -94,7 +94,7 @@ def _write_part(part: Path, demos: list[tuple[Demo, str]], rejected: list[tuple[
         file.attrs["rejected"] = json.dumps(rejected)
 
 
-def _rejection(judge: Judge, steps: list[Step], layout: TableLayout, target: int | None) -> str | None:
+def rejection(judge: Judge, steps: list[Step], layout: TableLayout, target: int | None) -> str | None:
     """Why an episode is no demonstration; None: it is one."""
     followed = Bystanders.of([step.observation.cubes for step in steps[:1]] + [step.outcome.cubes for step in steps])
     valid = judge.invalid_reason is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from vla.errors import UserError
 from vla.judging.bystanders import Bystanders, CubeStates, judge_obedience
 from vla.judging.evidence import MEASURED, Evidence
 from vla.judging.verdict import Judge, Verdict
-from vla.sim.config import ACTION_DIM, SceneKind
+from vla.sim.config import ACTION_DIM, EnvConfig, SceneKind
 from vla.sim.table import TableLayout
 
 SCHEMA_VERSION = 5
+OLDER_VERSIONS = (3, 4)
+"""Schemas that `vla.demos.migration` brings to the present one. 3 lacks the start's evidence, and some of the steps'; 4
+was measured by other rules, and its demonstrations end one step before their hold has lasted a full second."""
 DEMO_FILES: dict[SceneKind, Path] = {"lift": Path("data/lift_demos.hdf5"), "cubes": Path("data/cubes_demos.hdf5")}
 """Where the demonstrations of a scene are by default."""
 NO_TARGET = -1
@@ -35,6 +38,8 @@ IMAGE_CHUNK = (16, 28, 28, 3)
 its window is 32 KiB: in a chunk of 16 frames of one 28x28 tile (37 KiB), it still sees the tile of the previous frame,
 and most tiles never change."""
 GZIP_LEVEL = 9
+IMAGE_SUFFIX = "_image"
+"""End of robomimic's name of a camera's images among the observations."""
 
 _ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
 _DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence", "start_evidence")
@@ -99,8 +104,7 @@ class Demo:
 
 def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
     """Write one demonstration into an empty group; `model_xml` is the MuJoCo model of its scene."""
-    chunk = tuple(min(size, limit) for size, limit in zip(demo.images.shape, IMAGE_CHUNK, strict=True))
-    group.create_dataset("images", data=demo.images, chunks=chunk, compression="gzip", compression_opts=GZIP_LEVEL)
+    write_images(group, demo.images)
     for name in _ARRAYS:
         if name != "images":
             group.create_dataset(name, data=getattr(demo, name))
@@ -109,7 +113,6 @@ def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
     group.create_dataset("dones", data=dones)
     for name, values in demo.observations.items():
         group.create_dataset(f"obs/{name}", data=values)
-    group["obs/agentview_image"] = group["images"]  # a hard link: robomimic's name at no cost
     for name, values in demo.evidence.items():
         group.create_dataset(f"evidence/{name}", data=values)
     for name in MEASURED:
@@ -125,14 +128,20 @@ def write_demo(group: h5py.Group, demo: Demo, model_xml: str) -> None:
         group.attrs["target"] = NO_TARGET if demo.target is None else demo.target
 
 
+def write_images(group: h5py.Group, images: np.ndarray, camera: str = EnvConfig.camera) -> None:
+    """Write the images of a demonstration, (T, H, W, 3) uint8 of this camera, into its group."""
+    chunk = tuple(min(size, limit) for size, limit in zip(images.shape, IMAGE_CHUNK, strict=True))
+    group.create_dataset("images", data=images, chunks=chunk, compression="gzip", compression_opts=GZIP_LEVEL)
+    group[f"obs/{camera}{IMAGE_SUFFIX}"] = group["images"]  # a hard link: robomimic's name at no cost
+
+
 def read_demo(group: h5py.Group) -> Demo:
     """Read all of one demonstration into memory."""
-    observations = {name: data[:] for name, data in group["obs"].items() if name != "agentview_image"}
-    layout = group.attrs.get("layout")
-    target = int(group.attrs.get("target", 0))
+    observations = {name: data[:] for name, data in group["obs"].items() if not name.endswith(IMAGE_SUFFIX)}
+    layout, target = scene_of(group)
     return Demo(
-        layout=None if layout is None else TableLayout.from_json(attribute_text(layout)),
-        target=None if target == NO_TARGET else target,
+        layout=layout,
+        target=target,
         instruction=attribute_text(group.attrs["language_instruction"]),
         seed=int(group.attrs["seed"]),
         observations=observations,
@@ -140,6 +149,14 @@ def read_demo(group: h5py.Group) -> Demo:
         start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
         **{name: group[name][:] for name in _ARRAYS},
     )
+
+
+def scene_of(group: h5py.Group) -> tuple[TableLayout | None, int | None]:
+    """What lay on the table at the start of a demonstration, and its target, as in `Demo`."""
+    layout = group.attrs.get("layout")
+    target = int(group.attrs.get("target", 0))
+    known = None if layout is None else TableLayout.from_json(attribute_text(layout))
+    return known, None if target == NO_TARGET else target
 
 
 def is_collected(path: Path) -> bool:
@@ -158,8 +175,12 @@ def move_away_command(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_demos(path: Path) -> Iterator[h5py.File]:
+def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,)) -> Iterator[h5py.File]:
     """Open a demonstration file that has been checked.
+
+    Args:
+        path: the file.
+        versions: schemas that the caller reads.
 
     Raises:
         UserError: the file is missing, truncated, of another schema, or holds no whole demonstrations.
@@ -174,7 +195,7 @@ def open_demos(path: Path) -> Iterator[h5py.File]:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a whole HDF5 file ({reason}); {_collect_again(path)}") from None
     with file:
-        _check_schema(file, path)
+        _check_schema(file, path, versions)
         yield file
 
 
@@ -188,7 +209,13 @@ def _collect_command(path: Path) -> str:
     return f"python 1_collect_demos.py{scene} --output {path}"
 
 
-def _check_schema(file: h5py.File, path: Path) -> None:
+def _migrate_command(path: Path) -> str:
+    """Shell command that writes a file of the present schema beside an older one."""
+    output = path.with_name(f"{path.stem}_schema{SCHEMA_VERSION}{path.suffix}")
+    return f"python 2_dataset_loader.py --migrate {shlex.quote(str(path))} --output {shlex.quote(str(output))}"
+
+
+def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
     data = file.get("data")
     if data is None or "schema_version" not in data.attrs:
         raise UserError(
@@ -197,8 +224,13 @@ def _check_schema(file: h5py.File, path: Path) -> None:
         )
     remedy = _collect_again(path)
     found = data.attrs["schema_version"]
-    if found != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; {remedy}")
+    if found not in versions:
+        if found in OLDER_VERSIONS:
+            remedy = f"migrate it: {_migrate_command(path)}"
+        elif found == SCHEMA_VERSION:
+            remedy = "it needs no migration"
+        wanted = " or ".join(map(str, versions))
+        raise UserError(f"{path} has schema version {found}, {wanted} is needed; {remedy}")
     if len(data) == 0:
         raise UserError(f"{path} holds no episodes; {remedy}")
     missing = [key for key in ("mask/train", "mask/valid") if key not in file]
@@ -206,7 +238,7 @@ def _check_schema(file: h5py.File, path: Path) -> None:
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {remedy}")
     for name, demo in data.items():
-        missing = [key for key in _DEMO_KEYS if key not in demo]
+        missing = [key for key in (_ARRAYS if found in OLDER_VERSIONS else _DEMO_KEYS) if key not in demo]
         missing += [key for key in _DEMO_ATTRIBUTES if key not in demo.attrs]
         if missing:
             raise UserError(f"{path}: {name} lacks {', '.join(missing)}; {remedy}")

@@ -11,7 +11,6 @@ import numpy as np
 from vla.errors import MachineError, UserError
 from vla.evaluation.failures import failure_kind, measure_approach
 from vla.evaluation.milestones import PHASES, count_losses, distance_m, phases_by_step
-from vla.evaluation.replay import second_look
 from vla.evaluation.video import frame_strip, video_written
 from vla.judging.bystanders import Bystanders, judge_obedience
 from vla.judging.verdict import Judge
@@ -19,6 +18,7 @@ from vla.policies.faults import describe_error, is_machine_fault
 from vla.sim.config import ACTION_DIM
 from vla.sim.env import Observation, Simulator
 from vla.sim.rollout import Actor, Step, Trace, rollout
+from vla.sim.second_look import second_look
 from vla.sim.table import TableLayout
 
 
@@ -84,7 +84,7 @@ class EpisodeResult:
     """Fields of the world that a perturbation declared to have changed (`vla.judging.world`)."""
     judges_agree: bool | None = None
     """The second judge decides as the verdict does, and the simulator repeats the episode from its seed and actions
-    (`vla.evaluation.replay`); None where it was not asked: on the page, and where the worker process died."""
+    (`vla.sim.second_look`); None where it was not asked: on the page, and where the worker process died."""
     second_doubt: str | None = None
     """Why the second judge or the replay holds the whole episode for void; None: they do not."""
     target: int | None = 0

@@ -8,9 +8,9 @@ from pathlib import Path
 from vla.demos.schema import attribute_text
 from vla.errors import UserError
 from vla.evaluation.recordings import open_episodes, recorded_target
-from vla.evaluation.replay import SecondLook, second_look
 from vla.sim.config import EnvConfig, version_drift
 from vla.sim.env import Simulator
+from vla.sim.second_look import SecondLook, second_look
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Simulator:
     """robosuite's Lift with a Panda arm, its parallel gripper and OSC_POSE control.
 
     Raises:
-        UserError: no OpenGL backend works, or the task cannot hold the scene.
+        UserError: no OpenGL backend works, the task cannot hold the scene, or the scene has no such camera.
     """
 
     def __init__(self, config: EnvConfig | None = None, render_images: bool = True) -> None:
@@ -107,6 +107,11 @@ class Simulator:
         self._env.reset()  # hides the markers of the gripper; from here on robosuite leaves the model alone
         self._watch = WorldWatch(self.model, self.data)
         size_px = self.config.image_size_px
+        cameras = [self.model.camera(number).name for number in range(self.model.ncam)]
+        if self.config.camera not in cameras:
+            raise UserError(f"the scene has no camera {self.config.camera!r}; it has {', '.join(cameras)}")
+        buffer = self.model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, size_px), max(buffer.offheight, size_px)
         self._renderer = mujoco.Renderer(self.model, size_px, size_px) if render_images else None
         self._release = ExitStack()
         if self._renderer is not None:
@@ -304,6 +309,20 @@ class Simulator:
             self._effect.draw(self._renderer.scene)
         image = self._renderer.render().copy()
         return image if self._effect is None else self._effect.change_image(image)
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        """Set a recorded state, as `set_state` does, and return the image that its episode showed, to the bit.
+
+        An episode shows bodies that lag the joints by a substep. MuJoCo moves the joints by their new velocities, so
+        the recorded velocities lead back to the joints before it. The first state is at rest, and stays where it is.
+        """
+        shown = np.array(state, dtype=np.float64)
+        joints = slice(1, 1 + self.model.nq)
+        before = shown[joints].copy()
+        self._mujoco.mj_integratePos(self.model, before, shown[joints.stop :], -self.model.opt.timestep)
+        shown[joints] = before
+        self.set_state(shown)
+        return self.render()
 
     def state(self) -> np.ndarray:
         """Returns time, positions and velocities, (1 + nq + nv,) float64, as robomimic's `states`."""

@@ -15,6 +15,8 @@ from vla.sim.env import SimulationDivergedError, Simulator
 REPLAY_SHARE = 1e-6
 """Metres, radians, and shares of large numbers, by which a replayed state may differ. On one machine none differs by a
 bit; actions that are off by 1e-12, as another processor's rounding would make them, lead away by 5e-12."""
+OTHER_START = "it did not begin as its seed begins"
+"""Why an episode is in doubt whose first state is another one."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,20 @@ def second_look(sim: Simulator, seed: int, states: np.ndarray, actions: np.ndarr
     if not len(states):
         return SecondLook(False, "no state was recorded, because its worker process died", True)
     sim.reset(seed)  # the model must be that of the episode
+    opinion = second_opinion(sim, states, actions)
+    if opinion.doubt is not None:
+        return opinion
+    strayed = _replay(sim, states, actions)
+    return SecondLook(opinion.success and strayed is None, strayed, strayed is None)
+
+
+def second_opinion(sim: Simulator, states: np.ndarray, actions: np.ndarray) -> SecondLook:
+    """Judge an episode again by its states alone; `sim` has its model, layout and target. The arrays are those of
+    `second_look`."""
     opinion = rejudge(sim.model, sim.target_name, states, actions)
     if opinion.broken_rule:
         return SecondLook(False, opinion.broken_rule, True)
-    obeyed = _obeyed(sim, states) and (opinion.success or sim.target is None)
-    strayed = _replay(sim, states, actions)
-    return SecondLook(obeyed and strayed is None, strayed, strayed is None)
+    return SecondLook(_obeyed(sim, states) and (opinion.success or sim.target is None), None, True)
 
 
 def _obeyed(sim: Simulator, states: np.ndarray) -> bool:
@@ -69,17 +79,18 @@ def _replay(sim: Simulator, states: np.ndarray, actions: np.ndarray) -> str | No
 
     States that a hand, an outside force or another simulator made can look like a lift.
     """
-    if not _same(sim.full_state(), states[0]):
-        return "it did not begin as its seed begins"
+    if not same_state(sim.full_state(), states[0]):
+        return OTHER_START
     for number, (action, state) in enumerate(zip(actions, states[1:], strict=False), start=1):
         try:
             sim.advance(action)
         except SimulationDivergedError as error:
             return f"at step {number}, {error}"
-        if not _same(sim.full_state(), state):
+        if not same_state(sim.full_state(), state):
             return f"the state after step {number} does not follow from the actions"
     return None
 
 
-def _same(state: np.ndarray, recorded: np.ndarray) -> bool:
+def same_state(state: np.ndarray, recorded: np.ndarray) -> bool:
+    """Whether a replayed state is the recorded one, within `REPLAY_SHARE`."""
     return state.shape == recorded.shape and bool(np.allclose(state, recorded, rtol=REPLAY_SHARE, atol=REPLAY_SHARE))
