@@ -177,4 +177,8 @@ def test_a_task_that_kills_its_worker_twice_ends_a_run_that_needs_all_results(mo
     seen: list[str] = []
     assert Here().run_all(str.upper, ["a", "b"], seen.append) == ["A", "B"] == seen
     with pytest.raises(MachineError, match="died, twice at the same task"):
-        Here().run_all(lambda _: None, ["a"], seen.append)
+        Here().run_all(_die, ["a"], seen.append)
+
+
+def _die(_: str) -> str | None:
+    return None
