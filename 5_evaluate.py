@@ -46,6 +46,7 @@ from vla.evaluation.sequential import FEWEST_PAIRS
 from vla.files import default_checkpoint
 from vla.policies.actor import ControlConfig
 from vla.policies.instructions import INSTRUCTIONS
+from vla.policies.kernels import Precision
 from vla.shards import Shard
 from vla.sim.config import TEST_SEEDS, VALIDATION_SEEDS, EnvConfig, SceneKind
 from vla.sim.engines import Engine
@@ -125,6 +126,9 @@ class EvaluateOptions:
     """Actions executed of each predicted chunk (the report: the first only)."""
     ensemble_decay: float | None = None
     """Temporal ensembling: weights exp(-decay i), i-th oldest first; None: off."""
+    precision: Precision = "float32"
+    """Numbers in which the policy computes; bfloat16 is faster on processors that multiply it natively, and changes
+    actions in the third decimal."""
     videos: bool = True
     """Write eval_trial_N.mp4."""
     clip_weights: str = "openai"
@@ -254,7 +258,7 @@ class EvaluateOptions:
             episodes=episodes,
             split=self.split,
             max_steps=self.max_steps,
-            control=ControlConfig(self.execute_steps, self.ensemble_decay),
+            control=ControlConfig(self.execute_steps, self.ensemble_decay, self.precision),
             blind=self.blind,
             push_test=self.push_test,
             videos=self.videos,

@@ -20,6 +20,7 @@ from vla.policies.checkpoint import load_policy
 from vla.policies.devices import choose_device, stop_on_machine_fault
 from vla.policies.faults import describe_error
 from vla.policies.inference_server import BATCH, InferenceServer
+from vla.policies.kernels import Precision
 from vla.sim.engines import simulator_workers
 from vla.sim.workers import Workers
 
@@ -101,15 +102,16 @@ def episode_runner(plan: EvaluationPlan, *subjects: Subject) -> Iterator[Episode
         addresses: dict[Path, str] = {}
         for subject in subjects:
             if shared and subject.policy == "checkpoint" and subject.checkpoint not in addresses:
-                addresses[subject.checkpoint] = servers.enter_context(_inference_server(subject, device)).address
+                server = _inference_server(subject, device, plan.control.precision)
+                addresses[subject.checkpoint] = servers.enter_context(server).address
         yield EpisodeRunner(simulators, addresses, device)
 
 
 @contextmanager
-def _inference_server(subject: Subject, device: torch.device) -> Iterator[InferenceServer]:
+def _inference_server(subject: Subject, device: torch.device, precision: Precision) -> Iterator[InferenceServer]:
     """One copy of a checkpoint's policy; closed before the workers end, as one may be waiting for an answer."""
     with stop_on_machine_fault("free it, or give --inference workers"):
-        model, _ = load_policy(subject.checkpoint, device)
+        model, _ = load_policy(subject.checkpoint, device, precision)
     check_not_rewritten(subject.checkpoint, subject.checkpoint_version)
     # Batches have a fixed size. A CPU would compute their empty rows for nothing (LOG.md): there it is 1.
     server = InferenceServer(model, device, BATCH if device.type == "cuda" else 1)

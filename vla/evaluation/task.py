@@ -92,7 +92,7 @@ def task_actor(task: EvalTask) -> Actor:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     if task.server is None:
-        model, checkpoint = load_policy(task.checkpoint, device)
+        model, checkpoint = load_policy(task.checkpoint, device, task.control.precision)
         check_not_rewritten(task.checkpoint, task.checkpoint_version)
     else:
         model, checkpoint = _remote_policy(task.server, task.checkpoint, task.checkpoint_version)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vla.errors import UserError
+from vla.policies.kernels import Precision
 from vla.policies.network import PolicyNetwork
 from vla.policies.preprocess import prepare, proprioception
 from vla.policies.text_encoder import InstructionEmbeddings
@@ -26,6 +27,8 @@ class ControlConfig:
     ensemble_decay: float | None = None
     """Temporal ensembling (ACT, Zhao et al. 2023): each step executes the mean of all chunks that reach it, the
     i-th oldest with weight exp(-decay i). None turns it off. Needs execute_steps 1."""
+    precision: Precision = "float32"
+    """Numbers in which the network computes (`vla.policies.kernels`); whoever loads the network reads it."""
 
     def __post_init__(self) -> None:
         if self.execute_steps < 1:

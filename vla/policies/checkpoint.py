@@ -12,6 +12,8 @@ from torch import Tensor
 
 from vla.errors import MachineError, UserError
 from vla.files import FileVersion, atomic_path, file_version
+from vla.policies.acting_network import arrange_for_acting
+from vla.policies.kernels import Precision
 from vla.policies.network import NetworkConfig, PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.policies.weights import Identity, describe
@@ -135,20 +137,35 @@ def build_model(checkpoint: Mapping[str, Any], path: Path) -> TrainableNetwork:
     return model
 
 
-def load_policy(path: Path, device: torch.device) -> tuple[PolicyNetwork, dict[str, Any]]:
-    """Load the network of a checkpoint onto `device`; returns it and the checkpoint's content.
+def build_policy(
+    checkpoint: Mapping[str, Any], path: Path, device: torch.device, precision: Precision = "float32"
+) -> PolicyNetwork:
+    """Build the network of a checkpoint on `device`, arranged for acting; `path` is for the error.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    model = build_model(checkpoint, path)
+    model.to(device)
+    return arrange_for_acting(model, device, precision)
+
+
+def load_policy(
+    path: Path, device: torch.device, precision: Precision = "float32"
+) -> tuple[PolicyNetwork, dict[str, Any]]:
+    """Load the network of a checkpoint onto `device` to act; returns it and the checkpoint's content.
 
     Both are kept, and loaded again only if the file was rewritten.
     """
-    return _load_policy(path, file_version(path), device)
+    return _load_policy(path, file_version(path), device, precision)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_policy(path: Path, version: FileVersion, device: torch.device) -> tuple[PolicyNetwork, dict[str, Any]]:
+def _load_policy(
+    path: Path, version: FileVersion, device: torch.device, precision: Precision
+) -> tuple[PolicyNetwork, dict[str, Any]]:
     checkpoint = load_checkpoint(path)
-    model = build_model(checkpoint, path)
-    model.to(device)
-    return model, checkpoint
+    return build_policy(checkpoint, path, device, precision), checkpoint
 
 
 def instruction_embeddings(checkpoint: Mapping[str, Any], clip_weights: str) -> InstructionEmbeddings:

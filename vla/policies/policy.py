@@ -11,6 +11,7 @@ from vla.errors import UserError
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import instruction_embeddings, load_policy
 from vla.policies.devices import choose_device
+from vla.policies.kernels import Precision
 from vla.policies.network import PolicyNetwork
 from vla.policies.preprocess import proprioception
 from vla.policies.text_encoder import InstructionEmbeddings
@@ -28,10 +29,12 @@ class Policy:
         self._begun = False
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto", clip_weights: str = "openai") -> Policy:
+    def load(
+        cls, path: Path, device: str = "auto", clip_weights: str = "openai", precision: Precision = "float32"
+    ) -> Policy:
         """Load the policy of a checkpoint; see `vla.load_policy`."""
         chosen = choose_device(device)
-        network, checkpoint = load_policy(path, chosen)
+        network, checkpoint = load_policy(path, chosen, precision)
         warn_of_version_drift(checkpoint["env_args"], str(path))
         return cls(network, instruction_embeddings(checkpoint, clip_weights), chosen)
 

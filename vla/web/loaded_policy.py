@@ -14,7 +14,7 @@ import torch
 
 from vla.files import FileVersion, file_version
 from vla.policies.actor import PolicyActor
-from vla.policies.checkpoint import build_model, load_checkpoint, provenance
+from vla.policies.checkpoint import build_policy, load_checkpoint, provenance
 from vla.policies.devices import choose_device
 from vla.policies.listener import Heard, Listener
 from vla.policies.network import PolicyNetwork
@@ -100,8 +100,7 @@ class LoadedPolicy:
         print(f"policy: {path}, {provenance(checkpoint)}")
         device = choose_device()
         facts = {name: value for name, value in checkpoint.items() if name not in ("model", "optimizer")}
-        network = build_model(checkpoint, path)
-        network.to(device)
+        network = build_policy(checkpoint, path, device)
         return cls(path, network, RecentEmbeddings(checkpoint, encoders), device, facts, version)
 
     @property
