@@ -3,6 +3,10 @@
 Run alone, prints Table 1: the parameters of each part, the report's figures beside ours.
 
     python 3_model_architecture.py
+
+With --export, writes a trained policy as an ONNX file instead, and compares its actions with torch's:
+
+    python 3_model_architecture.py --export policy.onnx --checkpoint checkpoints/lift.pth
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,10 +23,12 @@ import torchvision
 from torch import Tensor, nn
 
 from vla.errors import UserError, run_script
+from vla.files import default_checkpoint
 from vla.markdown import markdown_table
 from vla.policies.batch import Batch
 from vla.policies.clip_text import ClipTextEncoder
 from vla.policies.network import ConfigClass, LanguageInVision, Losses, LossSettings, Prediction, TrainableNetwork
+from vla.policies.onnx_export import export_onnx
 from vla.policies.preprocess import PROPRIOCEPTION_DIM, ImageSpec
 from vla.policies.text_encoder import EMBEDDING_DIM
 from vla.policies.weights import describe, load_vision_weights
@@ -422,13 +429,21 @@ if TYPE_CHECKING:  # lets mypy compare these classes with the protocols that the
 
 
 @dataclass(frozen=True)
-class TableOptions:
-    """Options of the parameter table."""
+class ModelOptions:
+    """Options of the parameter table, and of the export."""
 
     clip_weights: str = "openai"
     """Text tower: open_clip tag, local file, or 'none' for an untrained one."""
     vision_weights: str = "IMAGENET1K_V1"
     """ResNet18: torchvision tag, local file, or 'none'."""
+    export: Path | None = None
+    """ONNX file to write instead of printing the table; needs requirements-onnx.txt."""
+    checkpoint: Path | None = None
+    """Policy to export; by default your own, checkpoints/best_model.pth, else the shipped checkpoints/lift.pth."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.export is None:
+            raise UserError(f"--checkpoint {self.checkpoint} is read only for --export; add --export policy.onnx")
 
 
 def parameter_table(model: VLA, text: ClipTextEncoder) -> str:
@@ -457,7 +472,10 @@ def parameter_table(model: VLA, text: ClipTextEncoder) -> str:
     return markdown_table(("Table 1: component", "report", "here", "difference", "status"), cells)
 
 
-def main(options: TableOptions) -> None:
+def main(options: ModelOptions) -> None:
+    if options.export is not None:
+        export_onnx(options.checkpoint or default_checkpoint(), options.export)
+        return
     config = ModelConfig()
     model = VLA(config)
     vision = load_vision_weights(model.vision, options.vision_weights)
@@ -472,4 +490,4 @@ def main(options: TableOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, TableOptions, __doc__)
+    run_script(main, ModelOptions, __doc__)

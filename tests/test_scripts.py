@@ -284,6 +284,7 @@ MISTAKES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("1_collect_demos.py", ("--no-such-option", "1"), ("--no-such-option",)),
     ("2_dataset_loader.py", ("--data", "none.hdf5"), ("none.hdf5", "1_collect_demos.py")),
     ("3_model_architecture.py", ("--clip-weights", "none", "--vision-weights", "nowhere"), ("IMAGENET1K_V1",)),
+    ("3_model_architecture.py", ("--checkpoint", "a.pth"), ("a.pth", "--export")),
     ("4_train.py", ("--data", "none.hdf5"), ("none.hdf5", "1_collect_demos.py")),
     ("4_train.py", ("--epochs", "0"), ("--epochs",)),
     ("4_train.py", ("--set", "colour=red"), ("colour=red", "auxiliary_weight")),
@@ -373,7 +374,7 @@ def test_broken_files_get_one_line(workspace: Path, tmp_path: Path) -> None:
     [
         ("1_collect_demos.py", ("--output", "--num-episodes", "--seed", "--workers", "--noise-std", "--overwrite")),
         ("2_dataset_loader.py", ("--data", "--output-dir", "--exclude")),
-        ("3_model_architecture.py", ("--clip-weights", "--vision-weights")),
+        ("3_model_architecture.py", ("--clip-weights", "--vision-weights", "--export", "--checkpoint")),
         ("4_train.py", ("--data", "--recipe", "--epochs", "--learning-rate", "--seed", "--device", "--resume")),
         ("5_evaluate.py", ("--checkpoint", "--num-episodes", "--instruction", "--max-steps", "--seed", "--workers")),
     ],
