@@ -365,7 +365,9 @@ def _enlarged(offsets: Tensor) -> list[Tensor]:
     return [torch.tanh(offsets / scale) for scale in AUXILIARY_SCALES_DM]
 
 
-def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, settings: LossSettings) -> Losses:
+def compute_losses(
+    prediction: Prediction, auxiliary: Tensor, batch: Batch, settings: LossSettings, whole: Batch | None = None
+) -> Losses:
     """MSE of the six motion dimensions, and a loss of its own for the gripper (sec. 7.5).
 
     The report's MSE over all seven dimensions is 7/6 of this one with `gripper_loss` "mse" and a weight of 1/6.
@@ -374,10 +376,12 @@ def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, sett
         prediction: float32.
         auxiliary: (N, 12 M + 1) float32, compared with `auxiliary_targets`.
         batch: on the device of the prediction.
+        whole: the batch of which `batch` is a part, if it is one. Every mean is then a sum over the part, divided by
+            what counts in the whole, so that the losses of all parts add up to those of the whole.
     """
-    steps_ahead = torch.arange(batch.mask.shape[1], device=batch.mask.device)  # (K,)
-    weight = batch.mask * settings.chunk_discount**steps_ahead  # (B, K)
-    weight = weight / weight.sum()
+    whole = batch if whole is None else whole
+    share = len(batch.windows) / len(whole.windows)
+    weight = _action_weights(batch, settings) / _action_weights(whole, settings).sum()
     motion_error = (prediction.motion - batch.actions[..., :MOTION_DIM]).square().mean(dim=-1)  # (B, K)
     motion = (weight * motion_error).sum()
 
@@ -390,37 +394,49 @@ def compute_losses(prediction: Prediction, auxiliary: Tensor, batch: Batch, sett
     gripper = (weight * gripper_error).sum()
     gripper_is_right = (prediction.gripper_logit > 0) == (closing > 0)
 
-    auxiliary_error, position_error = _auxiliary_errors(auxiliary, batch)
+    auxiliary_error, position_error = _auxiliary_errors(auxiliary, batch, whole)
     if prediction.named is not None:
-        auxiliary_error = auxiliary_error + _named_error(prediction.named, batch)
+        auxiliary_error = auxiliary_error + _named_error(prediction.named, batch, whole)
     return Losses(
         total=motion + settings.gripper_weight * gripper + settings.auxiliary_weight * auxiliary_error,
         motion=motion,
         gripper=gripper,
         auxiliary=auxiliary_error,
         position=position_error,
-        first_motion=motion_error[:, 0].mean(),
-        first_gripper_accuracy=gripper_is_right[:, 0].float().mean(),
+        first_motion=motion_error[:, 0].mean() * share,
+        first_gripper_accuracy=gripper_is_right[:, 0].float().mean() * share,
     )
 
 
-def _auxiliary_errors(auxiliary: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _action_weights(batch: Batch, settings: LossSettings) -> Tensor:
+    """(B, K) weights of the actions relative to the first of a chunk."""
+    steps_ahead = torch.arange(batch.mask.shape[1], device=batch.mask.device)  # (K,)
+    return batch.mask * settings.chunk_discount**steps_ahead
+
+
+def _auxiliary_errors(auxiliary: Tensor, batch: Batch, whole: Batch) -> tuple[Tensor, Tensor]:
     """MSE of the auxiliary head, and of its positions alone; a cube that is not on the table counts nowhere."""
     targets, count = auxiliary_targets(batch.positions), batch.positions.shape[1]
-    if batch.present is None:
-        return F.mse_loss(auxiliary, targets), F.mse_loss(auxiliary[:, :count], batch.positions)
-    offsets = batch.present.repeat_interleave(3, dim=1)  # (N, 3 M)
+    if batch.present is None or whole.present is None:
+        share = len(batch.positions) / len(whole.positions)
+        return F.mse_loss(auxiliary, targets) * share, F.mse_loss(auxiliary[:, :count], batch.positions) * share
+    in_whole = _known(whole.present)
+    squares = (auxiliary - targets).square() * _known(batch.present)
+    return squares.sum() / in_whole.sum(), squares[:, :count].sum() / in_whole[:, :count].sum()
+
+
+def _known(present: Tensor) -> Tensor:
+    """(N, M) which cubes are on the table -> (N, 12 M + 1) which numbers of the auxiliary head count."""
+    offsets = present.repeat_interleave(3, dim=1)  # (N, 3 M)
     opening = torch.ones_like(offsets[:, :1])
-    known = torch.cat([offsets, opening, *[offsets] * len(AUXILIARY_SCALES_DM)], dim=1)  # (N, 12 M + 1)
-    squares = (auxiliary - targets).square() * known
-    return squares.sum() / known.sum(), squares[:, :count].sum() / known[:, :count].sum()
+    return torch.cat([offsets, opening, *[offsets] * len(AUXILIARY_SCALES_DM)], dim=1)
 
 
-def _named_error(named: Tensor, batch: Batch) -> Tensor:
+def _named_error(named: Tensor, batch: Batch, whole: Batch) -> Tensor:
     """MSE of the auxiliary head behind the fusion, over the windows whose instruction names a cube."""
     offset, known = batch.named[:, :3], batch.named[:, 3:]
     squares = (named - torch.cat([offset, *_enlarged(offset)], dim=-1)).square() * known
-    return squares.sum() / (NAMED_DIM * known.sum()).clamp_min(1)
+    return squares.sum() / (NAMED_DIM * whole.named[:, 3:].sum()).clamp_min(1)
 
 
 if TYPE_CHECKING:  # lets mypy compare these classes with the protocols that the rest of the project is typed against

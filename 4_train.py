@@ -2,14 +2,17 @@
 
 Reads the HDF5 file of demonstrations. Writes `best_model.pth`, `last.pth` and periodic checkpoints, the training
 history (JSON, PNG) and TensorBoard logs. `--resume` continues an interrupted run after its last finished epoch. Every
-epoch starts from a seed of its own, so that on a CPU the resumed run ends in the same weights, to the bit.
+epoch starts from a seed of its own, so that on a CPU the resumed run ends in the same weights, to the bit. Under
+`torchrun`, several processes share each batch, on one machine or on several (docs/training.md).
 
     python 4_train.py --recipe cpu
     python 4_train.py --recipe language --output-dir checkpoints/language
+    torchrun --nproc-per-node 2 4_train.py --recipe cpu
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -23,23 +26,24 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from vla import stages
 from vla.errors import UserError, run_script
 from vla.files import run_lock
-from vla.policies.asking import Asker, training_wordings
+from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
 from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpoint
 from vla.policies.devices import choose_device, stop_on_machine_fault
-from vla.policies.network import Losses, model_architecture
+from vla.policies.network import Losses, TrainableNetwork, model_architecture
 from vla.policies.preprocess import prepare_augmented, prepare_regions
 from vla.policies.text_encoder import TEXT_DIMS, InstructionEmbeddings
 from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
 from vla.training.demonstrations import Demonstrations
+from vla.training.distributed import Processes, end_together, join
 from vla.training.log import TrainingLog
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions, is_run_checkpoint
-from vla.training.recipes import LanguageSettings, Recipe
+from vla.training.recipes import Recipe
 from vla.training.rollout_validation import RolloutValidation
 from vla.training.run_identity import RunIdentity
-from vla.training.run_state import RunState, find_run
+from vla.training.run_state import RunState, start_run
 from vla.training.still_dataset import StillDataset
 
 TO_CONTINUE = "continue after the last finished epoch with the same command, with --resume and without --overwrite"
@@ -50,7 +54,13 @@ AFTER_A_FAULT = (
 
 
 def main(options: TrainOptions) -> None:
+    with stop_on_machine_fault(AFTER_A_FAULT), join(options.device) as processes:
+        _main(options, processes)
+
+
+def _main(options: TrainOptions, processes: Processes) -> None:
     recipe = options.resolve()
+    processes.check_batch(recipe)
     language = options.language()
     demonstrations = Demonstrations.select(options.file, options.exclude, options.num_demos)
     config = model_architecture().ModelConfig(
@@ -64,32 +74,19 @@ def main(options: TrainOptions) -> None:
         text_dim=TEXT_DIMS[language.text_encoder],
     )
     identity = RunIdentity.of(options, recipe, config, demonstrations)
-    last, best = options.output_dir / "last.pth", options.output_dir / "best_model.pth"
-    with run_lock(options.output_dir):
-        stored = find_run(last, options, identity)
-        if stored is not None:
-            identity = identity.continuing(stored["training"], last, demonstrations, options.export is not None)
-        if stored is not None and stored["training"]["epoch"] == recipe.epochs:
-            print(f"the run in {options.output_dir} is finished: {recipe.epochs} epochs")
-        else:
-            with stop_on_machine_fault(AFTER_A_FAULT):
-                if stored is None:
-                    state = RunState.begin(options, recipe, config, _instructions(demonstrations, language))
-                else:
-                    state = RunState.restore(stored, last)
-                    print(f"resuming after epoch {state.epoch} of {recipe.epochs}")
-                Trainer(options, recipe, demonstrations, identity, state).run()
+    identity.check_same(processes.from_first(lambda: identity))
+    best = options.output_dir / "best_model.pth"
+    with run_lock(options.output_dir) if processes.is_first else contextlib.nullcontext():
+        identity, state = processes.from_first(lambda: start_run(options, recipe, config, demonstrations, identity))
+        if state is not None:
+            Trainer(options, recipe, demonstrations, identity, state, processes).run()
+        if not processes.is_first:
+            return
         training = load_checkpoint(best)["training"]
         if options.export is not None:
-            with stop_on_machine_fault(AFTER_A_FAULT):
-                export_policy(best, options.export)
+            export_policy(best, options.export)
             print(f"exported: {options.export} ({options.export.stat().st_size / 1e6:.0f} MB)")
         print(f"best: epoch {training['epoch']}, {training['score_text']} -> {best}")
-
-
-def _instructions(demonstrations: Demonstrations, language: LanguageSettings) -> list[str]:
-    """Every instruction that the policy may hear in training: those of the demonstrations, and other wordings."""
-    return sorted({*demonstrations.instructions, *training_wordings(language.wordings)})
 
 
 class Trainer:
@@ -102,13 +99,15 @@ class Trainer:
         demonstrations: Demonstrations,
         identity: RunIdentity,
         state: RunState,
+        processes: Processes,
     ) -> None:
         self.options, self.recipe, self.identity, self.state = options, recipe, identity, state
+        self.processes = processes
         self.language = options.language()
         self.env_args = demonstrations.env_args
         env = EnvConfig.from_env_args(self.env_args)
         self.rollouts: RolloutValidation | None = None
-        if options.rollout_episodes:
+        if options.rollout_episodes and processes.is_first:
             video = options.output_dir / "rollout.mp4"
             self.rollouts = RolloutValidation(env, options.rollout_episodes, options.rollout_steps, video)
 
@@ -138,7 +137,9 @@ class Trainer:
 
         # Each run has a folder of its own: two runs in one folder would hide each other's curves.
         log_dir = options.log_dir or Path("runs", options.output_dir.resolve().name)
-        self.log = TrainingLog(log_dir, options.output_dir, state.step, self.total_steps)
+        self.log = TrainingLog(
+            log_dir if processes.is_first else None, options.output_dir, state.step, self.total_steps
+        )
         print(
             f"device {self.device}, {'bfloat16' if identity.bfloat16 else 'float32'} | "
             f"vision {describe(state.vision_identity)} | text {describe(state.text_identity)}"
@@ -188,15 +189,15 @@ class Trainer:
 
     def _batches(self, data: Dataset[Segment], order: torch.Generator | None) -> DataLoader[Batch]:
         """Batches of the recipe's size, in random order for training (sec. 4.5.1)."""
-        segments = max(1, self.recipe.batch_windows // self.recipe.windows_per_segment)
         batches: DataLoader[Batch] = stages.dataset_loader().make_loader(
-            data, segments, order, pin_memory=self.device.type == "cuda"
+            data, self.recipe.batch_segments, order, pin_memory=self.device.type == "cuda"
         )
         return batches
 
     def run(self) -> None:
         """Train the epochs that are left."""
-        if self.options.overwrite:  # otherwise --resume could go on with the run that this one replaces
+        if self.options.overwrite and self.processes.is_first:
+            # Otherwise --resume could go on with the run that this one replaces.
             for path in self.options.output_dir.iterdir():
                 if is_run_checkpoint(path):
                     path.unlink()
@@ -209,10 +210,16 @@ class Trainer:
                 self.rollouts.close()
 
     def _run_epoch(self) -> None:
-        """Train, validate, roll out if that is due, and write the checkpoints (sec. 4.5)."""
+        """Train; the first process also validates and writes the checkpoints (sec. 4.5), while the others wait."""
         start = time.perf_counter()
         losses = self._train()
         self.state.epoch += 1
+        if self.processes.is_first:
+            self._finish_epoch(losses, start)
+        self.processes.wait()
+
+    def _finish_epoch(self, losses: LossMeter, start: float) -> None:
+        """Validate, roll out if that is due, and write the records and checkpoints of an epoch begun at `start`."""
         record: dict[str, Any] = {
             "epoch": self.state.epoch,
             "step": self.state.step,
@@ -241,27 +248,38 @@ class Trainer:
         if self.asker is not None:
             self.asker.begin(seed)
         self.network.train()
+        network = self.processes.joined(self.network)
         losses = LossMeter()
         self.log.begin_epoch(self.state.step)
         for batch in itertools.islice(batches, self.steps_per_epoch):
-            losses.add(self._train_step(batch, augmentation))
+            losses.add(self._train_step(network, batch, augmentation))
             if self.log.is_due(self.state.step):
                 self._read(losses)
         self._read(losses)  # also before anything is validated or saved
         return losses
 
-    def _train_step(self, batch: Batch, augmentation: torch.Generator) -> dict[str, Tensor]:
+    def _train_step(self, network: TrainableNetwork, whole: Batch, augmentation: torch.Generator) -> dict[str, Tensor]:
         """Augment, predict, and step down the gradient of the loss; returns the losses, still on the device."""
         self.learning_rate = self.recipe.learning_rate_at(self.state.step, self.total_steps, self.options.restarts)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
-        batch = self._drop_histories(batch).to(self.device)
+        part = self.processes.part_of(self._drop_histories(whole))
+        batch = part.batch.to(self.device)
+        recipe = self.recipe
         images = prepare_augmented(
-            batch.frames, batch.segments, self.recipe.image, self.recipe.augmentation, self.margin_px, augmentation
+            batch.frames,
+            batch.segments,
+            recipe.image,
+            recipe.augmentation,
+            self.margin_px,
+            augmentation,
+            part.others,
         )
-        losses = self._losses(batch, images)
+        with self.processes.forward(part):
+            losses = self._losses(network, batch, images, None if part.is_whole else part.whole)
         self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
+        self.processes.backward(losses.total, part)
+        losses = self.processes.add_up(losses, part)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_gradient_norm)
         self.optimiser.step()
         self.state.step += 1
@@ -273,12 +291,12 @@ class Trainer:
         present = batch.windows[:, -1:].expand_as(batch.windows)
         return batch._replace(windows=torch.where(is_dropped[:, None], present, batch.windows))
 
-    def _losses(self, batch: Batch, images: Tensor) -> Losses:
-        """Losses of a batch on the device (sec. 4.3); the network runs in bfloat16 if that is chosen."""
+    def _losses(self, network: TrainableNetwork, batch: Batch, images: Tensor, whole: Batch | None = None) -> Losses:
+        """Losses of a batch on the device (sec. 4.3), or its share of those of the `whole`."""
         language = torch.stack([self.embeddings[text] for text in batch.instructions]).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.identity.bfloat16):
-            prediction, auxiliary = self.network(images, batch.windows, language, batch.proprioception)
-        return model_architecture().compute_losses(prediction.float(), auxiliary.float(), batch, self.recipe)
+            prediction, auxiliary = network(images, batch.windows, language, batch.proprioception)
+        return model_architecture().compute_losses(prediction.float(), auxiliary.float(), batch, self.recipe, whole)
 
     def _read(self, losses: LossMeter) -> None:
         """Copy the losses of the last steps from the device, check them, and log the step if that is due.
@@ -307,7 +325,7 @@ class Trainer:
         for batch in self.valid_batches:
             batch = batch.to(self.device)
             images = prepare_regions(batch.frames, self.recipe.image, self.margin_px)
-            losses.add(self._losses(batch, images)._asdict())
+            losses.add(self._losses(self.network, batch, images)._asdict())
         losses.read()
         means = losses.means("valid")
         # The MSE of three position components and the opening, in decimetres, becomes an error in centimetres.
@@ -333,4 +351,4 @@ class Trainer:
 
 
 if __name__ == "__main__":
-    run_script(main, TrainOptions, __doc__, TO_CONTINUE)
+    run_script(main, TrainOptions, __doc__, TO_CONTINUE, end_together)

@@ -44,6 +44,7 @@ def run_script(
     options: type[Options],
     doc: str | None,
     on_interrupt: str = "run the same command again; it starts over",
+    together: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> None:
     """Parse the command line into `options`, run `main`, and exit.
 
@@ -54,9 +55,12 @@ def run_script(
         options: a dataclass; its fields become the command line's options, their docstrings the help.
         doc: the script's docstring, shown above the options in the help.
         on_interrupt: how to continue after Ctrl-C; a message within the KeyboardInterrupt takes its place.
+        together: context of all of this, for a script that runs in several processes at once: it decides which of them
+            reports an error (`vla.training.distributed.end_together`).
     """
     try:
-        main(_parse(options, doc or ""))
+        with together():
+            main(_parse(options, doc or ""))
     except UserError as error:
         _fail(str(error))
     except MachineError as fault:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import torch
 
-_MACHINE_ERRORS = (OSError, EOFError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+_MACHINE_ERRORS = (
+    OSError,
+    EOFError,
+    MemoryError,
+    torch.OutOfMemoryError,
+    torch.AcceleratorError,
+    torch.distributed.DistError,
+)
 """OSErrors of every kind: a rollout opens none of the user's files, so `vla.errors.is_machine_error` is too narrow."""
-_MACHINE_MESSAGES = ("CUDA error", "cuDNN error", "DefaultCPUAllocator")
-"""Parts of messages with which torch reports a failing GPU or a lack of memory as a plain RuntimeError."""
+_MACHINE_MESSAGES = ("CUDA error", "cuDNN error", "DefaultCPUAllocator", "gloo")
+"""Parts of messages with which torch reports a failing GPU, a lack of memory or a lost connection to another process as
+a plain RuntimeError."""
 _LIBRARIES_BELOW = ("mujoco", "OpenGL")
 """Libraries whose own exceptions mean a failing renderer or a lack of memory; divergence raises none of them."""
 

@@ -196,8 +196,15 @@ class Architecture(Protocol):
     ModelConfig: ConfigClass
     VLA: Callable[[NetworkConfig], TrainableNetwork]
 
-    def compute_losses(self, prediction: Prediction, auxiliary: Tensor, batch: Batch, settings: LossSettings) -> Losses:
-        """The losses of one batch; all in float32, on one device."""
+    def compute_losses(
+        self,
+        prediction: Prediction,
+        auxiliary: Tensor,
+        batch: Batch,
+        settings: LossSettings,
+        whole: Batch | None = None,
+    ) -> Losses:
+        """The losses of one batch, or its share of those of the `whole`; all in float32, on one device."""
 
 
 def model_architecture() -> Architecture:

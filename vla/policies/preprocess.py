@@ -106,6 +106,7 @@ def prepare_augmented(
     augmentation: Augmentation,
     margin_px: int,
     generator: torch.Generator,
+    others: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """The same as `prepare_regions`, with one random shift within the margin and one colour change for each segment.
 
@@ -113,20 +114,31 @@ def prepare_augmented(
         regions: (N, R + 2 margin, R + 2 margin, 3) uint8.
         segments: (N,) int64 on the CPU, the segment of each frame: 0, 1, ... in order.
         generator: on the CPU, so that the draws are the same for every device.
+        others: numbers of segments before and after these in the batch of which these are a part. Their draws are made,
+            too, so that a segment changes in the same way whoever prepares it.
 
     Returns:
         (N, 3, S, S) float32, ImageNet-normalised.
     """
     side = regions.shape[1] - 2 * margin_px
+    sizes = segments.bincount().tolist()
+    before, after = others
+    changes = [_draw_change(margin_px, generator) for _ in range(before + len(sizes) + after)]
     prepared = []
-    for segment in regions.split(segments.bincount().tolist()):
-        down, right = (int(v) for v in torch.randint(0, 2 * margin_px + 1, (2,), generator=generator))
-        contrast, brightness = (2 * torch.rand(2, generator=generator) - 1).tolist()
+    for segment, change in zip(regions.split(sizes), changes[before : before + len(sizes)], strict=True):
+        down, right, contrast, brightness = change
         shifted = segment[:, down : down + side, right : right + side].contiguous()
         images = _resize(_to_unit(shifted), spec)
         images = images * (1 + augmentation.max_contrast * contrast) + augmentation.max_brightness * brightness
         prepared.append(images.clamp(0, 1))
     return _normalise(torch.cat(prepared))
+
+
+def _draw_change(margin_px: int, generator: torch.Generator) -> tuple[int, int, float, float]:
+    """Shift down and right in pixels, [0, 2 margin]; contrast and brightness in [-1, 1]."""
+    down, right = torch.randint(0, 2 * margin_px + 1, (2,), generator=generator).tolist()
+    contrast, brightness = (2 * torch.rand(2, generator=generator) - 1).tolist()
+    return down, right, contrast, brightness
 
 
 def _to_unit(images: Tensor) -> Tensor:

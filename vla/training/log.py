@@ -31,12 +31,18 @@ _EPOCH_KEYS = (
 class TrainingLog:
     """The records of one run."""
 
-    def __init__(self, log_dir: Path, output_dir: Path, steps_done: int, total_steps: int) -> None:
-        """Log into `log_dir` (TensorBoard) and `output_dir` (the rest), from the step after `steps_done` on."""
+    def __init__(self, log_dir: Path | None, output_dir: Path, steps_done: int, total_steps: int) -> None:
+        """Log into `log_dir` (TensorBoard) and `output_dir` (the rest), from the step after `steps_done` on.
+
+        Args:
+            log_dir: None in a process that leaves the records to another one.
+        """
         self._output_dir = output_dir
         self._total_steps = total_steps
         # TensorBoard hides the later steps of an earlier run, and those of an epoch that was interrupted.
-        self._writer = SummaryWriter(str(log_dir), purge_step=steps_done + 1 if steps_done else 0)
+        self._writer: SummaryWriter | None = None
+        if log_dir is not None:
+            self._writer = SummaryWriter(str(log_dir), purge_step=steps_done + 1 if steps_done else 0)
         self._time, self._step = time.perf_counter(), 0
 
     def begin_epoch(self, step: int) -> None:
@@ -58,12 +64,14 @@ class TrainingLog:
             f"lr {learning_rate:.1e} | dt {duration:.2f} s | eta {eta / 60:.1f} min",
             flush=True,
         )
-        for name, value in values.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
-        self._writer.add_scalar("learning_rate", learning_rate, step)
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"train/{name}", value, step)
+            self._writer.add_scalar("learning_rate", learning_rate, step)
 
     def epoch(self, history: list[dict[str, Any]], epochs: int) -> None:
         """Log the last of the finished epochs, and write the files that show all of them."""
+        assert self._writer is not None
         record = history[-1]
         for name, value in record.items():
             if name.startswith(("valid/", "rollout/")):
@@ -76,11 +84,13 @@ class TrainingLog:
 
     def video(self, tag: str, path: Path, step: int) -> None:
         """Add a video file to TensorBoard."""
+        assert self._writer is not None
         self._writer._get_file_writer().add_summary(gif_summary(tag, path), step)
 
     def close(self) -> None:
         """Write the rest of the TensorBoard file and close it."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def _plot(self, history: list[dict[str, Any]]) -> None:
         """Draw Figure 2 of the report: losses at the left, learning rate at the right."""

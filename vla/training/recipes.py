@@ -118,6 +118,11 @@ class Recipe:
                 f"--learning-rate must be at least the minimum {self.min_learning_rate}, got {self.learning_rate}"
             )
 
+    @property
+    def batch_segments(self) -> int:
+        """Segments in a batch."""
+        return max(1, self.batch_windows // self.windows_per_segment)
+
     def learning_rate_at(self, step: int, total_steps: int, restarts: int = 0) -> float:
         """Learning rate of a step: cosine annealing (sec. 4.4.1), times a linear warm-up.
 

@@ -85,6 +85,20 @@ class RunIdentity:
         """Plain types only, for the checkpoint."""
         return dataclasses.asdict(self)
 
+    def check_same(self, first: RunIdentity) -> None:
+        """Check that this process trains the same as the first of those that train together.
+
+        Raises:
+            UserError: its machine has other data or another kind of processor.
+        """
+        other = first.to_dict()
+        names = [name for name, value in self.to_dict().items() if value != other[name]]
+        if names:
+            raise UserError(
+                f"the processes differ in {', '.join(names)}; give every machine the same options, the same file of "
+                "demonstrations, and --precision float32 if only some of them compute in bfloat16"
+            )
+
     def continuing(
         self, training: Mapping[str, Any], last: Path, demonstrations: Demonstrations, exports: bool
     ) -> RunIdentity:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from vla.errors import UserError
+from vla.policies.asking import training_wordings
 from vla.policies.checkpoint import build_model, load_checkpoint, load_parent
 from vla.policies.network import NetworkConfig, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import load_text_encoder
 from vla.policies.weights import NO_WEIGHTS, Identity, from_scratch, load_vision_weights
 from vla.sim.config import installed_versions
+from vla.training.demonstrations import Demonstrations
 from vla.training.options import TrainOptions
 from vla.training.recipes import Recipe
 from vla.training.run_identity import RunIdentity
@@ -95,6 +97,33 @@ class RunState:
                 "score_text": score_text,
             },
         }
+
+
+def start_run(
+    options: TrainOptions, recipe: Recipe, config: NetworkConfig, demonstrations: Demonstrations, identity: RunIdentity
+) -> tuple[RunIdentity, RunState | None]:
+    """Find where training begins, and say so.
+
+    Returns:
+        The run's identity, and its state: a new one, that of the run that --resume continues, or None if that one is
+        finished.
+
+    Raises:
+        UserError: as `find_run` and `RunIdentity.continuing`.
+    """
+    last = options.output_dir / "last.pth"
+    stored = find_run(last, options, identity)
+    if stored is None:
+        # Every instruction that the policy may hear in training: those of the demonstrations, and other wordings.
+        instructions = {*demonstrations.instructions, *training_wordings(options.language().wordings)}
+        return identity, RunState.begin(options, recipe, config, sorted(instructions))
+    identity = identity.continuing(stored["training"], last, demonstrations, options.export is not None)
+    if stored["training"]["epoch"] == recipe.epochs:
+        print(f"the run in {options.output_dir} is finished: {recipe.epochs} epochs")
+        return identity, None
+    state = RunState.restore(stored, last)
+    print(f"resuming after epoch {state.epoch} of {recipe.epochs}")
+    return identity, state
 
 
 def find_run(last: Path, options: TrainOptions, identity: RunIdentity) -> dict[str, Any] | None:
