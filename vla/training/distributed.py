@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
-from vla.errors import EXIT_MACHINE_FAULT, EXIT_USER_ERROR, UserError
+from vla.errors import EXIT_INTERRUPTED, EXIT_MACHINE_FAULT, EXIT_USER_ERROR, UserError
 from vla.policies.batch import Batch
 from vla.policies.devices import choose_device
 from vla.policies.network import Losses, TrainableNetwork
@@ -209,6 +209,8 @@ def end_together() -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, SystemExit) or _is_first_to_fail():
             raise
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(EXIT_INTERRUPTED) from None
         time.sleep(_UNTIL_ENDED_S)  # torchrun ends this process when the first one has ended, as soon as it has spoken
         raise SystemExit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_MACHINE_FAULT) from None
 
