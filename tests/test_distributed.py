@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from tests.conftest import ROOT, run_script, wait_for
 from vla import stages
@@ -58,14 +58,16 @@ def _batch() -> Batch:
 def test_the_losses_of_the_parts_add_up_to_those_of_the_batch(count: int, is_present_known: bool) -> None:
     whole = _batch() if is_present_known else _batch()._replace(present=None)
     total = len(whole.windows)
-    prediction = Prediction(torch.randn(total, 10, 6), torch.randn(total, 10), torch.randn(total, 12))
+    named = torch.randn(total, 12)
+    prediction = Prediction(torch.randn(total, 10, 6), torch.randn(total, 10), named)
     auxiliary = torch.randn(len(whole.frames), 13)
     losses = model_architecture().compute_losses
     parts, frames = [], 0
     for rank in range(count):
         part = Processes(rank, count).part_of(whole)
         assert part.batch.instructions == whole.instructions[part.windows]
-        of_part = Prediction(*(None if value is None else value[part.windows] for value in prediction))
+        rows = part.windows
+        of_part = Prediction(prediction.motion[rows], prediction.gripper_logit[rows], named[rows])
         of_frames = auxiliary[frames : frames + len(part.batch.frames)]
         frames += len(part.batch.frames)
         parts.append(torch.stack(losses(of_part, of_frames, part.batch, RECIPES["full"], whole)))
@@ -141,7 +143,7 @@ def test_two_processes_compute_the_gradient_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_join_and_save_gradients, (2, port, tmp_path), nprocs=2)
+    spawn(_join_and_save_gradients, (2, port, tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     alone = _gradients(Processes())
     for name, value in alone.items():

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from vla.errors import EXIT_INTERRUPTED, EXIT_MACHINE_FAULT, EXIT_USER_ERROR, UserError
@@ -221,7 +222,7 @@ def _is_first_to_fail() -> bool:
     if variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=10)))
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=10)))
         return store.add(f"failed in attempt {variables['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
     except RuntimeError:  # the first machine's torchrun has ended: its processes have spoken, but on another screen
         return variables["LOCAL_RANK"] == "0"

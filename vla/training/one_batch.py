@@ -34,7 +34,8 @@ def one_batch(rows: slice, of: int) -> Iterator[None]:
         small part of the work, so that the rows in vain cost little.
         """
         # With a single window, two strides may be equal: its own dimension is then the inner one.
-        order = sorted(range(windows.dim()), key=lambda dim: (-windows.stride(dim), dim == 0))
+        strides = windows.stride()
+        order = sorted(range(windows.dim()), key=lambda dim: (-strides[dim], dim == 0))
         around = [(rows.start, of - rows.stop) if dim == 0 else (0, 0) for dim in reversed(order)]
         padded = F.pad(windows.permute(order), [size for pair in around for size in pair])
         return padded.permute([order.index(dim) for dim in range(windows.dim())])
@@ -50,7 +51,8 @@ def one_batch(rows: slice, of: int) -> Iterator[None]:
         if dropout_p == 0:
             return _attention(queries, keys, values, mask, dropout_p, is_causal)
         assert mask is None, "it would have to be cut like the windows"
-        return _attention(*map(among_all, (queries, keys, values)), None, dropout_p, is_causal)[rows]
+        queries, keys, values = among_all(queries), among_all(keys), among_all(values)
+        return _attention(queries, keys, values, None, dropout_p, is_causal)[rows]
 
     replaced = {"batch_norm": _joint_batch_norm, "dropout": dropout, "scaled_dot_product_attention": attention}
     originals = {name: getattr(F, name) for name in replaced}
