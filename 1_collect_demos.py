@@ -102,7 +102,7 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
         UserError: the file must not be replaced, or cannot be added to.
     """
     output = options.file
-    if output.exists() and not is_collected(output):
+    if options.dagger is None and output.exists() and not is_collected(output):
         raise UserError(
             f"{output} was not written by 1_collect_demos.py, or it is broken, and it is never replaced; "
             f"name another --output, or move it away: {move_away_command(output)}"

@@ -5,11 +5,12 @@ Run alone, checks the HDF5 file, prints Table 2 and writes pictures in which a p
 `--exclude` leaves them out, here and in 4_train.py.
 
 --merge joins files that were collected apart into a new one. --migrate brings a file of an older schema to the present
-one.
+one. --import reads demonstrations of robomimic: they can be looked at here and trained on, but not judged.
 
     python 2_dataset_loader.py --data data/lift_demos.hdf5
     python 2_dataset_loader.py --merge one.hdf5 two.hdf5 --output both.hdf5
     python 2_dataset_loader.py --migrate old.hdf5 --output new.hdf5
+    python 2_dataset_loader.py --import image_84.hdf5 --output data/imported.hdf5
 """
 
 from __future__ import annotations
@@ -18,21 +19,34 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import h5py
 import matplotlib
 import numpy as np
 import torch
+import tyro
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
+from vla.demos.importing import import_robomimic
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
-from vla.demos.schema import NO_TARGET, Demo, attribute_text, demo_names, open_demos, read_demo
+from vla.demos.schema import (
+    NO_TARGET,
+    BareDemo,
+    Demo,
+    attribute_text,
+    demo_names,
+    is_success,
+    open_demos,
+    read_bare_demo,
+    read_demo,
+)
+from vla.demos.source import Source
 from vla.errors import UserError, run_script
 from vla.files import atomic_path
 from vla.judging.thresholds import Thresholds
@@ -94,8 +108,8 @@ class LiftDataset(Dataset[Segment]):
         self.asker = asker
         self.segments: list[tuple[str, list[int]]] = []
         self._episodes: dict[str, _Episode] = {}
-        with open_demos(path) as file:
-            chosen = [name for name in names if file["data"][name].attrs["success"]]
+        with open_demos(path, imported=True) as file:
+            chosen = [name for name in names if is_success(file["data"][name])]
             for name in tqdm(chosen, unit="episode", desc="decode", leave=False, disable=None):
                 episode = _read_episode(file["data"][name], image or ImageSpec(), margin_px, locates)
                 self._episodes[name] = episode
@@ -182,6 +196,8 @@ def _cube_positions(demo: h5py.Group, locates: Locates) -> tuple[np.ndarray, np.
     layout = demo.attrs.get("layout")
     if locates == "named":
         return np.zeros((len(demo["actions"]), 0, 3)), np.zeros(0, dtype=bool)
+    if locates == "target" and "obs/cube_pos" not in demo:  # imported: nothing says where the cube is
+        return np.zeros((len(demo["actions"]), 1, 3)), np.zeros(1, dtype=bool)
     if locates == "target":
         present = None if layout is None else np.array([demo.attrs["target"] != NO_TARGET])
         return demo["obs/cube_pos"][:][:, None], present
@@ -197,7 +213,7 @@ def _cube_positions(demo: h5py.Group, locates: Locates) -> tuple[np.ndarray, np.
 
 def _named_offsets(demo: h5py.Group, gripper: np.ndarray) -> np.ndarray:
     """Row of `Segment.named` at every step, (L, 4)."""
-    if demo.attrs.get("target", 0) == NO_TARGET:
+    if demo.attrs.get("target", 0) == NO_TARGET or "obs/cube_pos" not in demo:
         return np.zeros((len(gripper), 4), dtype=np.float32)
     offsets = 10 * (demo["obs/cube_pos"][:] - gripper)
     return np.column_stack([offsets, np.ones(len(offsets))]).astype(np.float32)
@@ -281,17 +297,29 @@ class InspectOptions:
     migrate: Path | None = None
     """File of an older schema to bring to the present one instead: every demonstration is simulated again, and those
     that do not repeat, or do not pass the present verdict, are left out and named."""
+    import_: Annotated[Path | None, tyro.conf.arg(name="import")] = None
+    """HDF5 file of robomimic, robosuite's Lift with images, to read instead. What it lacks is printed; the split is its
+    own, or the last tenth is for validation."""
+    instruction: str = "Pick up the cube"
+    """Instruction of all demonstrations of --import, which have none."""
     output: Path | None = None
-    """New file for --merge or --migrate."""
+    """New file for --merge, --migrate or --import."""
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Simulator processes of --migrate."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UserError(f"--workers must be at least 1, got {self.workers}")
+        if not self.instruction.strip():
+            raise UserError("--instruction must not be empty")
         if self.migrate is not None:
+            if self.output is None or self.merge or self.import_ is not None:
+                raise UserError(
+                    "--migrate needs --output, a new file for the demonstrations, and no --merge or --import"
+                )
+        elif self.import_ is not None:
             if self.output is None or self.merge:
-                raise UserError("--migrate needs --output, a new file for the demonstrations, and no --merge")
+                raise UserError("--import needs --output, a new file for the demonstrations, and no --merge")
         elif (self.output is not None) != bool(self.merge) or len(self.merge) == 1:
             raise UserError("--merge needs at least two files, and --output a new one for them")
 
@@ -300,11 +328,14 @@ def main(options: InspectOptions) -> None:
     if options.migrate is not None and options.output is not None:
         migrate_file(options.migrate, options.output, options.workers)
         return
+    if options.import_ is not None and options.output is not None:
+        print(import_robomimic(options.import_, options.output, options.instruction))
+        return
     if options.output is not None:
         count = merge_files(options.merge, options.output)
         print(f"{options.output}: {count} demonstrations of {len(options.merge)} files")
         return
-    with open_demos(options.data) as file:
+    with open_demos(options.data, imported=True) as file:
         warn_of_version_drift(file["data"].attrs["env_args"], str(options.data))
         names = selected_names(file, None, options.exclude)
         _check_content(file, options.data, names)
@@ -326,29 +357,42 @@ def main(options: InspectOptions) -> None:
 def _check_content(file: h5py.File, path: Path, names: Sequence[str]) -> None:
     """Check that every selected episode has its label by the verdict on its evidence, and actions in range.
 
+    An imported file has no evidence, which is said instead.
+
     Raises:
         UserError: one of them does not.
     """
+    source = Source.of(file)
     remedy = "name it in a file for --exclude, or collect others with: python 1_collect_demos.py --output NEW_FILE"
     for name in names:
         demo = file["data"][name]
         actions = demo["actions"][:]
         if not (np.isfinite(actions).all() and np.abs(actions).max() <= 1):
             raise UserError(f"{path}: {name} has actions outside [-1, 1]; {remedy}")
+        if source is not None:
+            continue
         final = read_demo(demo).verdict()
         if final.success != demo.attrs["success"]:
             found = f"is labelled success={bool(demo.attrs['success'])} but: {final.words}"
             raise UserError(f"{path}: {name} {found}; {remedy}")
-    print(f"{path}: {len(names)} episodes, each judged again from its evidence: all labels hold")
+    if source is None:
+        print(f"{path}: {len(names)} episodes, each judged again from its evidence: all labels hold")
+    else:
+        print(f"{path}: {len(names)} episodes, unjudged: imported ({source}), without evidence to judge them from")
 
 
-def _demos(file: h5py.File, names: Sequence[str]) -> Iterator[tuple[str, Demo]]:
+def _demos(file: h5py.File, names: Sequence[str]) -> Iterator[tuple[str, BareDemo]]:
+    read = read_demo if Source.of(file) is None else read_bare_demo
     for name in tqdm(names, unit="page", desc="inspect"):
-        yield name, read_demo(file["data"][name])
+        yield name, read(file["data"][name])
 
 
-def _write_page(demo: Demo, path: Path) -> np.ndarray:
-    """Draw one episode: its frames, the evidence and the actions. Returns the strip of frames, (H, 10 W, 3) uint8."""
+def _write_page(demo: BareDemo, path: Path) -> np.ndarray:
+    """Draw one episode: its frames, the evidence where it has any, and the actions.
+
+    Returns:
+        The strip of frames, (H, 10 W, 3) uint8.
+    """
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
@@ -357,25 +401,41 @@ def _write_page(demo: Demo, path: Path) -> np.ndarray:
     figure, axes = plt.subplots(4, 1, figsize=(14, 10), height_ratios=[1.2, 1, 1, 1], layout="constrained")
     axes[0].imshow(strip)
     axes[0].set_axis_off()
-    axes[0].set_title(f"“{demo.instruction}”, seed {demo.seed}, {len(demo)} steps. {demo.verdict().words}")
+    about = "unjudged"
+    if isinstance(demo, Demo):
+        about = f"seed {demo.seed}; {demo.verdict().words}"
+        _plot_evidence(demo, axes)
+    else:
+        fingers = demo.observations["robot0_gripper_qpos"]
+        axes[1].plot(100 * (fingers[:, 0] - fingers[:, 1]), label="finger opening (cm)")
+        axes[1].legend(loc="upper left")
+        axes[2].set_axis_off()
+    axes[0].set_title(f"“{demo.instruction}”, {len(demo)} steps, {about}")
+    for index, label in enumerate(("x", "y", "z")):
+        axes[3].plot(demo.actions[:, index], label=label, color=f"C{index}")
+    axes[3].plot(demo.actions[:, -1], label="gripper", color="black")
+    axes[3].legend(loc="upper left", ncols=4)
+    axes[3].set_xlabel("step" + (" (thin lines: executed with noise)" if isinstance(demo, Demo) else ""))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=70)
+    plt.close(figure)
+    return strip
+
+
+def _plot_evidence(demo: Demo, axes: np.ndarray) -> None:
+    """Plot what only a demonstration that was recorded here holds, below its frames and beside its actions."""
     axes[1].plot(100 * demo.evidence["height_m"], label="cube above the table (cm)")
     axes[1].plot(100 * demo.evidence["opening_m"], label="finger opening (cm)")
     axes[1].axhline(100 * Thresholds().min_height_m, linestyle=":", color="gray", label="height to reach")
     axes[2].plot(demo.evidence["left_squeeze_n"], label="left finger (N)")
     axes[2].plot(demo.evidence["right_squeeze_n"], label="right finger (N)")
-    for index, label in enumerate(("x", "y", "z")):
-        axes[3].plot(demo.actions[:, index], label=label)
+    for index in range(3):
         axes[3].plot(demo.executed_actions[:, index], linewidth=0.6, color=f"C{index}", alpha=0.6)
-    axes[3].plot(demo.actions[:, -1], label="gripper", color="black")
-    axes[3].set_xlabel("step (thin lines: executed with noise)")
-    for axis in axes[1:]:
+    for axis in axes[1:3]:
         axis.legend(loc="upper left", ncols=4)
+    for axis in axes[1:]:
         for row in np.flatnonzero(demo.phases[1:] != demo.phases[:-1]):
             axis.axvline(row + 1, color="lightgray", zorder=0)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=70)
-    plt.close(figure)
-    return strip
 
 
 def _write_sheet(names: Sequence[str], strips: Sequence[np.ndarray], path: Path) -> None:

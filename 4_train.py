@@ -13,6 +13,7 @@ epoch starts from a seed of its own, so that on a CPU the resumed run ends in th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -63,6 +64,12 @@ def _main(options: TrainOptions, processes: Processes) -> None:
     processes.check_batch(recipe)
     language = options.language()
     demonstrations = Demonstrations.select(options.file, options.exclude, options.num_demos)
+    if demonstrations.source is not None:
+        print(
+            f"{options.file}: imported ({demonstrations.source}), unjudged; nothing says where the cube is: the "
+            "auxiliary loss is off (auxiliary_weight 0)"
+        )
+        recipe = dataclasses.replace(recipe, auxiliary_weight=0.0)
     config = model_architecture().ModelConfig(
         image=recipe.image,
         pooling=options.pooling,
@@ -104,6 +111,7 @@ class Trainer:
         self.options, self.recipe, self.identity, self.state = options, recipe, identity, state
         self.processes = processes
         self.language = options.language()
+        self.has_positions = demonstrations.source is None
         self.env_args = demonstrations.env_args
         env = EnvConfig.from_env_args(self.env_args)
         self.rollouts: RolloutValidation | None = None
@@ -283,7 +291,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_gradient_norm)
         self.optimiser.step()
         self.state.step += 1
-        return {**losses._asdict(), "gradient_norm": norm}
+        return {**self._reported(losses), "gradient_norm": norm}
 
     def _drop_histories(self, batch: Batch) -> Batch:
         """Replace the history of some windows by their present frame (`Recipe.history_dropout`)."""
@@ -297,6 +305,14 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.identity.bfloat16):
             prediction, auxiliary = network(images, batch.windows, language, batch.proprioception)
         return model_architecture().compute_losses(prediction.float(), auxiliary.float(), batch, self.recipe, whole)
+
+    def _reported(self, losses: Losses) -> dict[str, Tensor]:
+        """The losses by name; without positions of the cube there is none of the auxiliary head."""
+        return {
+            name: value
+            for name, value in losses._asdict().items()
+            if self.has_positions or name not in ("auxiliary", "position")
+        }
 
     def _read(self, losses: LossMeter) -> None:
         """Copy the losses of the last steps from the device, check them, and log the step if that is due.
@@ -325,11 +341,12 @@ class Trainer:
         for batch in self.valid_batches:
             batch = batch.to(self.device)
             images = prepare_regions(batch.frames, self.recipe.image, self.margin_px)
-            losses.add(self._losses(self.network, batch, images)._asdict())
+            losses.add(self._reported(self._losses(self.network, batch, images)))
         losses.read()
         means = losses.means("valid")
-        # The MSE of three position components and the opening, in decimetres, becomes an error in centimetres.
-        means["valid/position_error_cm"] = 10 * math.sqrt(means["valid/position"])
+        if self.has_positions:
+            # The MSE of three position components and the opening, in decimetres, becomes an error in centimetres.
+            means["valid/position_error_cm"] = 10 * math.sqrt(means["valid/position"])
         return means
 
     def _save(self, record: dict[str, Any]) -> None:

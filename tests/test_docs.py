@@ -172,7 +172,7 @@ def options_of(script: str) -> set[str]:
     """Every option on the command line of a script or benchmark."""
     module = importlib.import_module(Path(script).stem)
     (options,) = (value for name, value in vars(module).items() if name.endswith("Options"))
-    names = [field.name.replace("_", "-") for field in dataclasses.fields(options)]
+    names = [field.name.rstrip("_").replace("_", "-") for field in dataclasses.fields(options)]  # --import is import_
     return {f"--{prefix}{name}" for name in names for prefix in ("", "no-")}
 
 

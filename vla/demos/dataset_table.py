@@ -8,7 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vla.demos.schema import demo_names
+from vla.demos.schema import demo_names, is_success
+from vla.demos.source import Source
 from vla.markdown import markdown_table
 
 OBSERVATION_HORIZON = 10
@@ -26,16 +27,18 @@ def dataset_table(file: h5py.File, path: Path) -> str:
     """Table 2 for an open demonstration file, beside the report's figures."""
     demos = [file["data"][name] for name in demo_names(file)]
     lengths = [int(demo.attrs["episode_length"]) for demo in demos]
-    successes = sum(bool(demo.attrs["success"]) for demo in demos)
+    imported = Source.of(file) is not None
+    successes = sum(map(is_success, demos))
+    judged = "unjudged" if imported else f"{successes} ({successes / len(demos):.0%})"
     instructions = {demo.attrs["language_instruction"] for demo in demos}
-    rejected = len(json.loads(file["data"].attrs["rejected"]))
+    rejected = "-" if imported else str(len(json.loads(file["data"].attrs["rejected"])))
     height, width = demos[0]["images"].shape[1:3]
     raw = sum(demo["images"].size for demo in demos)
     size = path.stat().st_size
     rows = [
         ("Total episodes", "50", str(len(demos))),
-        ("Successful episodes (by the verdict)", "50 (100%)", f"{successes} ({successes / len(demos):.0%})"),
-        ("Episodes rejected while collecting", "-", str(rejected)),
+        ("Successful episodes (by the verdict)", "50 (100%)", judged),
+        ("Episodes rejected while collecting", "-", rejected),
         ("Language variations", "8", str(len(instructions))),
         ("Average episode length (steps)", "85", f"{np.mean(lengths):.1f}"),
         ("Total timesteps", "4250", str(sum(lengths))),

@@ -40,6 +40,12 @@ class JoinedFile:
         demo.file.copy(demo, self._data, name=name)
         self._masks[split].append(name)
 
+    def begin(self, split: Split) -> h5py.Group:
+        """An empty demonstration behind the others, on this side of the split; `num_samples` has to be set."""
+        name = f"demo_{len(self)}"
+        self._masks[split].append(name)
+        return self._data.create_group(name)
+
     def add_file(self, source: h5py.File) -> None:
         """Copy all demonstrations of a file, in order; each stays on its side of the split."""
         valid = set(demo_names(source, "valid"))
@@ -77,15 +83,15 @@ def merge(parts: Sequence[Path], output: Path, attributes: Mapping[str, Any], ba
                 joined.add_file(source)
         for number, part in enumerate(parts):
             # The last tenth of the parts. Instructions alternate, so that both splits hold every wording of Lift's.
-            split: Split = "train" if number < len(parts) - _kept_back(len(parts)) else "valid"
+            split: Split = "train" if number < len(parts) - kept_back(len(parts)) else "valid"
             with h5py.File(part, "r") as source:
                 for demo in source.values():
                     joined.add(demo, split)
         joined.finish(attributes)
 
 
-def _kept_back(parts: int) -> int:
-    """Number of parts that are kept for validation. All demonstrations of a seed are on one side of the split."""
+def kept_back(parts: int) -> int:
+    """Number of parts, the last ones, that are kept for validation. A part has all demonstrations of its seed."""
     return max(1, round(VALID_FRACTION * parts)) if parts > 1 else 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vla.demos.source import IMPORTED, IMPORTED_ATTRIBUTES, IMPORTED_KEYS, Source
 from vla.errors import UserError
 from vla.judging.bystanders import Bystanders, CubeStates, judge_obedience
 from vla.judging.evidence import MEASURED, Evidence
@@ -47,15 +48,26 @@ _DEMO_ATTRIBUTES = ("language_instruction", "success", "episode_length", "seed")
 
 
 @dataclass(frozen=True)
-class Demo:
-    """One demonstration of T control steps; row t of every array belongs to step t."""
+class BareDemo:
+    """What every demonstration of T control steps holds, an imported one too: row t of every array is of step t."""
 
     instruction: str
-    seed: int
     images: np.ndarray
     """(T, H, W, 3) uint8 RGB, before the action."""
     actions: np.ndarray
     """(T, 7) float32 in [-1, 1], the expert's action without noise: what to imitate."""
+    observations: Mapping[str, np.ndarray]
+    """Low-dimensional observations before the action, (T, n) each, under robomimic's names."""
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Demo(BareDemo):
+    """A demonstration that was recorded here: it can be replayed, and judged again."""
+
+    seed: int
     executed_actions: np.ndarray
     """(T, 7) float32 in [-1, 1], the action that was executed, noise included: what to replay."""
     rewards: np.ndarray
@@ -66,8 +78,6 @@ class Demo:
     """(T,) bytes, the expert's phase (`vla.experts.scripted.PHASES`)."""
     sources: np.ndarray
     """(T,) bytes, who chose the executed action (`vla.sim.rollout.Decision.source`)."""
-    observations: Mapping[str, np.ndarray]
-    """Low-dimensional observations before the action, (T, n) each, under robomimic's names."""
     evidence: Mapping[str, np.ndarray]
     """The measured fields of `vla.judging.evidence.Evidence` after the action, (T, ...) each. No demonstration has an
     undeclared change of the world: the episode would be INVALID."""
@@ -78,9 +88,6 @@ class Demo:
     (T, N, 3), has the centres of its N cubes before the action."""
     target: int | None = 0
     """Number of the cube in `layout` that the instruction names; None: no cube was to be moved."""
-
-    def __len__(self) -> int:
-        return len(self.actions)
 
     def verdict(self) -> Verdict:
         """Judge the whole episode again, from its evidence and from the places of its cubes."""
@@ -135,20 +142,38 @@ def write_images(group: h5py.Group, images: np.ndarray, camera: str = EnvConfig.
     group[f"obs/{camera}{IMAGE_SUFFIX}"] = group["images"]  # a hard link: robomimic's name at no cost
 
 
+def read_bare_demo(group: h5py.Group) -> BareDemo:
+    """Read what every demonstration holds into memory."""
+    return BareDemo(
+        instruction=attribute_text(group.attrs["language_instruction"]),
+        images=group["images"][:],
+        actions=group["actions"][:],
+        observations=_observations(group),
+    )
+
+
 def read_demo(group: h5py.Group) -> Demo:
-    """Read all of one demonstration into memory."""
-    observations = {name: data[:] for name, data in group["obs"].items() if not name.endswith(IMAGE_SUFFIX)}
+    """Read all of one demonstration, which was recorded here, into memory."""
     layout, target = scene_of(group)
     return Demo(
         layout=layout,
         target=target,
         instruction=attribute_text(group.attrs["language_instruction"]),
         seed=int(group.attrs["seed"]),
-        observations=observations,
+        observations=_observations(group),
         evidence={name: group["evidence"][name][:] for name in MEASURED},
         start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
         **{name: group[name][:] for name in _ARRAYS},
     )
+
+
+def _observations(group: h5py.Group) -> dict[str, np.ndarray]:
+    return {name: data[:] for name, data in group["obs"].items() if not name.endswith(IMAGE_SUFFIX)}
+
+
+def is_success(demo: h5py.Group) -> bool:
+    """Label of a demonstration; an imported one has none, and counts as a success."""
+    return bool(demo.attrs.get("success", True))
 
 
 def scene_of(group: h5py.Group) -> tuple[TableLayout | None, int | None]:
@@ -175,15 +200,16 @@ def move_away_command(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,)) -> Iterator[h5py.File]:
+def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,), imported: bool = False) -> Iterator[h5py.File]:
     """Open a demonstration file that has been checked.
 
     Args:
         path: the file.
         versions: schemas that the caller reads.
+        imported: whether the caller does without what an imported demonstration lacks (see `IMPORTED_KEYS`).
 
     Raises:
-        UserError: the file is missing, truncated, of another schema, or holds no whole demonstrations.
+        UserError: the file is missing, truncated, of another schema, imported, or holds no whole demonstrations.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it")
@@ -196,6 +222,13 @@ def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,)) -> Itera
         raise UserError(f"{path} is not a whole HDF5 file ({reason}); {_collect_again(path)}") from None
     with file:
         _check_schema(file, path, versions)
+        source = Source.of(file)
+        if source is not None and not imported:
+            raise UserError(
+                f"{path} was imported ({source}) and lacks what this needs: {', '.join(missing_parts())}; it can be "
+                "inspected and trained on (2_dataset_loader.py, 4_train.py). docs/adapt.md says how demonstrations are "
+                "recorded in this simulator"
+            )
         yield file
 
 
@@ -233,13 +266,17 @@ def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
         raise UserError(f"{path} has schema version {found}, {wanted} is needed; {remedy}")
     if len(data) == 0:
         raise UserError(f"{path} holds no episodes; {remedy}")
+    imported = IMPORTED in data.attrs
     missing = [key for key in ("mask/train", "mask/valid") if key not in file]
-    missing += [key for key in ("env_args", "collection", "rejected") if key not in data.attrs]
+    wanted_of_all = ("env_args",) if imported else ("env_args", "collection", "rejected")
+    missing += [key for key in wanted_of_all if key not in data.attrs]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {remedy}")
+    keys = IMPORTED_KEYS if imported else _ARRAYS if found in OLDER_VERSIONS else _DEMO_KEYS
+    attributes = IMPORTED_ATTRIBUTES if imported else _DEMO_ATTRIBUTES
     for name, demo in data.items():
-        missing = [key for key in (_ARRAYS if found in OLDER_VERSIONS else _DEMO_KEYS) if key not in demo]
-        missing += [key for key in _DEMO_ATTRIBUTES if key not in demo.attrs]
+        missing = [key for key in keys if key not in demo]
+        missing += [key for key in attributes if key not in demo.attrs]
         if missing:
             raise UserError(f"{path}: {name} lacks {', '.join(missing)}; {remedy}")
         length = demo.attrs["episode_length"]
@@ -248,6 +285,12 @@ def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
                 f"{path}: {name} says {length} steps but holds actions {demo['actions'].shape} "
                 f"and images {demo['images'].shape}; {remedy}"
             )
+
+
+def missing_parts() -> list[str]:
+    """Names of what a demonstration holds and an imported one lacks."""
+    keys = [key for key in _DEMO_KEYS if key not in IMPORTED_KEYS]
+    return keys + [name for name in _DEMO_ATTRIBUTES if name not in IMPORTED_ATTRIBUTES]
 
 
 def demo_names(file: h5py.File, split: str | None = None) -> list[str]:

@@ -11,6 +11,7 @@ import h5py
 
 from vla import stages
 from vla.demos.schema import attribute_text, open_demos
+from vla.demos.source import Source
 from vla.errors import UserError
 from vla.files import sha256
 from vla.policies.instructions import INSTRUCTIONS
@@ -32,6 +33,8 @@ class Demonstrations:
     """Hash of the whole file."""
     content_sha256: str | None
     """Hash of the chosen demonstrations alone (`content_hash`)."""
+    source: Source | None
+    """Where imported demonstrations come from; they do not say where the cube is. None: recorded here."""
 
     @classmethod
     def select(cls, path: Path, exclude: Path | None, num_demos: int | None) -> Demonstrations:
@@ -41,7 +44,7 @@ class Demonstrations:
             UserError: the file or the list cannot be used, or the file holds fewer.
         """
         selected_names = stages.dataset_loader().selected_names
-        with open_demos(path) as file:
+        with open_demos(path, imported=True) as file:
             env_args = str(file["data"].attrs["env_args"])
             warn_of_version_drift(env_args, str(path))
             in_file = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
@@ -56,7 +59,8 @@ class Demonstrations:
                 )
             names["train"] = names["train"][:num_demos]
             content = content_hash(file, names)
-        return cls(path, names, sorted(in_file), env_args, sha256(path), content)
+            source = Source.of(file)
+        return cls(path, names, sorted(in_file), env_args, sha256(path), content, source)
 
 
 def content_hash(file: h5py.File, names: Mapping[str, Iterable[str]]) -> str | None:
@@ -70,6 +74,6 @@ def content_hash(file: h5py.File, names: Mapping[str, Iterable[str]]) -> str | N
             if name not in file["data"]:
                 return None
             demo = file["data"][name]
-            digest.update(f"{split} {name} {demo.attrs['seed']}".encode())
+            digest.update(f"{split} {name} {demo.attrs.get('seed')}".encode())  # an imported one has no seed
             digest.update(demo["actions"][:].tobytes())
     return digest.hexdigest()

@@ -58,9 +58,10 @@ class TrainingLog:
         duration = (time.perf_counter() - self._time) / max(1, step - self._step)
         self._time, self._step = time.perf_counter(), step
         eta = duration * (self._total_steps - step)
+        auxiliary = f"aux {values['auxiliary']:.4f} | " if "auxiliary" in values else ""
         print(
             f"step {step:05d}/{self._total_steps} ({step / self._total_steps:.1%}) | loss {values['total']:.4f} | "
-            f"motion {values['motion']:.4f} | gripper {values['gripper']:.4f} | aux {values['auxiliary']:.4f} | "
+            f"motion {values['motion']:.4f} | gripper {values['gripper']:.4f} | {auxiliary}"
             f"lr {learning_rate:.1e} | dt {duration:.2f} s | eta {eta / 60:.1f} min",
             flush=True,
         )

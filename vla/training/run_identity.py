@@ -141,7 +141,7 @@ def _only_grew(stored: Mapping[str, Any], demonstrations: Demonstrations) -> boo
     episodes = stored["episodes"]
     if any(names[: len(episodes[split])] != episodes[split] for split, names in demonstrations.names.items()):
         return False
-    with open_demos(demonstrations.path) as file:
+    with open_demos(demonstrations.path, imported=True) as file:
         return content_hash(file, episodes) == stored.get("demos_sha256")
 
 
