@@ -131,7 +131,7 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["export.py", "convert.py"])
+@pytest.mark.parametrize("script", ["export.py", "convert.py", "import.py"])
 def test_without_lerobot_the_error_says_how_it_is_had(script: str, tmp_path: Path) -> None:
     done = run_script(INTEGRATION / script, "--output", tmp_path / "new")
     assert_user_error(done, "LeRobot is not installed here", "make lerobot")
@@ -143,7 +143,7 @@ def test_without_lerobot_the_error_says_how_it_is_had(script: str, tmp_path: Pat
 
 @needs_lerobot
 @pytest.mark.slow
-def test_an_exported_dataset_reads_back(demo_file: Path, tmp_path: Path) -> None:
+def test_an_exported_dataset_reads_back_and_can_be_imported(demo_file: Path, tmp_path: Path) -> None:
     command = (
         *("python", INTEGRATION / "export.py", "--data", demo_file),
         *("--num-demos", 2, "--output", tmp_path / "demos"),
@@ -158,6 +158,21 @@ def test_an_exported_dataset_reads_back(demo_file: Path, tmp_path: Path) -> None
     assert found["image_psnr_db_worst"] > 30
     assert json.loads((tmp_path / "demos/meta/info.json").read_text())["codebase_version"] == "v3.0"
     assert_user_error(run_lerobot(*command), "nothing is overwritten")
+
+    output = tmp_path / "imported.hdf5"
+    command = ("python", INTEGRATION / "import.py", "--data", tmp_path / "demos", "--output", output)
+    done = run_lerobot(*command)
+    assert done.returncode == 0, done.stderr
+    assert "2 demonstrations (1 for training, 1 for validation)" in done.stdout
+    with open_demos(output, imported=True) as file, open_demos(demo_file) as given:
+        for name, demo in file["data"].items():
+            recorded = given["data"][name]
+            assert demo.attrs["language_instruction"] == recorded.attrs["language_instruction"]
+            assert np.array_equal(demo["actions"], recorded["actions"])
+            for key in ("obs/robot0_eef_pos", "obs/robot0_eef_quat", "obs/robot0_gripper_qpos"):
+                assert np.abs(demo[key][:] - recorded[key][:]).max() < 1e-6
+            assert np.abs(demo["images"][:].astype(int) - recorded["images"][:]).mean() < 4
+    assert_user_error(run_lerobot(*command), "exists already")
 
 
 @needs_lerobot

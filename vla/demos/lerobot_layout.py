@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.demos.schema import Demo
+from vla.demos.schema import BareDemo
 
 CAMERA = "agentview"
 IMAGE_KEY = f"observation.images.{CAMERA}"
@@ -39,6 +39,15 @@ def gripper_qpos_of(state: np.ndarray) -> np.ndarray:
     return state[..., 7:]
 
 
+def observations_of(states: np.ndarray) -> dict[str, np.ndarray]:
+    """The parts of (T, 9) robot states under robomimic's names."""
+    return {
+        "robot0_eef_pos": eef_pos_of(states),
+        "robot0_eef_quat": states[..., 3:7],
+        "robot0_gripper_qpos": gripper_qpos_of(states),
+    }
+
+
 def features(image_size_px: int) -> dict[str, dict[str, Any]]:
     """The features of a LeRobotDataset, for square images with sides of `image_size_px`."""
     return {
@@ -52,7 +61,7 @@ def features(image_size_px: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def frames(demo: Demo) -> Iterator[dict[str, Any]]:
+def frames(demo: BareDemo) -> Iterator[dict[str, Any]]:
     """The frames of a demonstration, as `LeRobotDataset.add_frame` takes them: what was seen, and what to imitate."""
     obs = demo.observations
     states = robot_state(obs["robot0_eef_pos"], obs["robot0_eef_quat"], obs["robot0_gripper_qpos"])
