@@ -16,12 +16,13 @@ from vla import stages
 from vla.demos.importing import import_robomimic
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
+from vla.demos.options import CollectOptions
 from vla.demos.rendering import render_file
 from vla.demos.replay import replay_file
-from vla.demos.schema import demo_names, is_collected, missing_parts, open_demos
+from vla.demos.schema import demo_names, missing_parts, open_demos
 from vla.demos.source import IMPORTED_KEYS, Source
 from vla.errors import UserError
-from vla.files import sha256
+from vla.files import SHIPPED, sha256
 from vla.policies.checkpoint import load_checkpoint
 from vla.sim.config import EnvConfig, version_drift
 from vla.training.options import TrainOptions
@@ -151,7 +152,9 @@ def test_without_masks_the_last_ones_are_for_validation(robomimic: Path, tmp_pat
 
 def test_what_needs_more_than_an_imported_file_holds_says_what_is_missing(imported: Path, tmp_path: Path) -> None:
     output = tmp_path / "new.hdf5"
+    collect = importlib.import_module("1_collect_demos")
     for command in (
+        lambda: collect._collected_rounds(CollectOptions(output=imported, dagger=SHIPPED)),
         lambda: replay_file(imported, 1),
         lambda: render_file(imported, output, "sideview", None, 1),
         lambda: merge_files([imported, imported], output),
@@ -161,7 +164,8 @@ def test_what_needs_more_than_an_imported_file_holds_says_what_is_missing(import
     with pytest.raises(UserError, match="it needs no migration"):
         migrate_file(imported, output, 1)
     assert not output.exists()
-    assert not is_collected(imported)  # so that --overwrite of the collection never replaces it
+    with pytest.raises(UserError, match="it is never replaced"):
+        collect._collected_rounds(CollectOptions(output=imported, overwrite=True))
 
 
 def test_training_goes_without_the_auxiliary_loss_and_says_so(
