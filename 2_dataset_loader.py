@@ -1,7 +1,7 @@
 """The dataset of demonstrations as training batches (report sec. 4.1, 4.5.1), and its inspection.
 
-Run alone, checks the HDF5 file, prints Table 2 and writes pictures in which a person can verify every episode
-(sec. 7.5): a contact sheet, and a page for each episode. List the names of bad episodes in a text file, one to a line;
+Run alone, checks the HDF5 file, prints Table 2 and writes a page in which a person can verify every episode (sec. 7.5):
+data/inspection/index.html. The boxes ticked there make a text file of the names of bad episodes, one to a line;
 `--exclude` leaves them out, here and in 4_train.py.
 
 --merge joins files that were collected apart into a new one. --migrate brings a file of an older schema to the present
@@ -16,40 +16,28 @@ one. --import reads demonstrations of robomimic: they can be looked at here and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import h5py
-import matplotlib
 import numpy as np
 import torch
 import tyro
-from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
 from vla.demos.importing import import_robomimic
+from vla.demos.inspection import check_episodes, inspect_file
+from vla.demos.inspection_page import write_page
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
-from vla.demos.schema import (
-    NO_TARGET,
-    BareDemo,
-    Demo,
-    attribute_text,
-    demo_names,
-    is_success,
-    open_demos,
-    read_bare_demo,
-    read_demo,
-)
+from vla.demos.schema import NO_TARGET, attribute_text, demo_names, is_success, open_demos
 from vla.demos.source import Source
 from vla.errors import UserError, run_script
-from vla.files import atomic_path
-from vla.judging.thresholds import Thresholds
 from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
 from vla.policies.located import located_numbers
@@ -60,8 +48,6 @@ from vla.sim.table import TableLayout
 
 CHUNK_SIZE = 10
 """K, actions that follow a window."""
-SHEET_FRAMES = 10
-"""Frames of an episode on the contact sheet."""
 
 
 class LiftDataset(Dataset[Segment]):
@@ -288,9 +274,9 @@ class InspectOptions:
     data: Path = Path("data/lift_demos.hdf5")
     """HDF5 file of demonstrations."""
     output_dir: Path = Path("data/inspection")
-    """Folder in which the pictures are written."""
+    """Folder in which the page, index.html, is written."""
     exclude: Path | None = None
-    """Text file with the names of episodes to leave out, one to a line."""
+    """Text file with the names of episodes to leave out, one to a line. The page shows them with a ticked box."""
     merge: tuple[Path, ...] = ()
     """Files of demonstrations to join instead, in this order. They must come from one simulator and have no seed in
     common; each demonstration stays on its side of the split."""
@@ -335,119 +321,18 @@ def main(options: InspectOptions) -> None:
         count = merge_files(options.merge, options.output)
         print(f"{options.output}: {count} demonstrations of {len(options.merge)} files")
         return
+    page = options.output_dir / "index.html"
     with open_demos(options.data, imported=True) as file:
         warn_of_version_drift(file["data"].attrs["env_args"], str(options.data))
-        names = selected_names(file, None, options.exclude)
-        _check_content(file, options.data, names)
         print(dataset_table(file, options.data))
         for split in ("train", "valid"):
             chosen = selected_names(file, split, options.exclude)
             windows = sum(window_count(int(file["data"][name].attrs["episode_length"])) for name in chosen)
             print(f"{split}: {len(chosen)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
-        strips = [_write_page(demo, options.output_dir / f"{name}.png") for name, demo in _demos(file, names)]
-    for page in options.output_dir.glob("demo_*.png"):
-        is_page = page.stem.removeprefix("demo_").isdecimal()
-        if is_page and page.stem not in names:  # left by an inspection of more episodes
-            page.unlink()
-    sheet = options.output_dir / "contact_sheet.png"
-    _write_sheet(names, strips, sheet)
-    print(f"look at {sheet} and at {options.output_dir}/demo_N.png; list bad episodes in a file for --exclude")
-
-
-def _check_content(file: h5py.File, path: Path, names: Sequence[str]) -> None:
-    """Check that every selected episode has its label by the verdict on its evidence, and actions in range.
-
-    An imported file has no evidence, which is said instead.
-
-    Raises:
-        UserError: one of them does not.
-    """
-    source = Source.of(file)
-    remedy = "name it in a file for --exclude, or collect others with: python 1_collect_demos.py --output NEW_FILE"
-    for name in names:
-        demo = file["data"][name]
-        actions = demo["actions"][:]
-        if not (np.isfinite(actions).all() and np.abs(actions).max() <= 1):
-            raise UserError(f"{path}: {name} has actions outside [-1, 1]; {remedy}")
-        if source is not None:
-            continue
-        final = read_demo(demo).verdict()
-        if final.success != demo.attrs["success"]:
-            found = f"is labelled success={bool(demo.attrs['success'])} but: {final.words}"
-            raise UserError(f"{path}: {name} {found}; {remedy}")
-    if source is None:
-        print(f"{path}: {len(names)} episodes, each judged again from its evidence: all labels hold")
-    else:
-        print(f"{path}: {len(names)} episodes, unjudged: imported ({source}), without evidence to judge them from")
-
-
-def _demos(file: h5py.File, names: Sequence[str]) -> Iterator[tuple[str, BareDemo]]:
-    read = read_demo if Source.of(file) is None else read_bare_demo
-    for name in tqdm(names, unit="page", desc="inspect"):
-        yield name, read(file["data"][name])
-
-
-def _write_page(demo: BareDemo, path: Path) -> np.ndarray:
-    """Draw one episode: its frames, the evidence where it has any, and the actions.
-
-    Returns:
-        The strip of frames, (H, 10 W, 3) uint8.
-    """
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    rows = np.linspace(0, len(demo) - 1, SHEET_FRAMES).round().astype(int)
-    strip = np.concatenate([demo.images[row] for row in rows], axis=1)
-    figure, axes = plt.subplots(4, 1, figsize=(14, 10), height_ratios=[1.2, 1, 1, 1], layout="constrained")
-    axes[0].imshow(strip)
-    axes[0].set_axis_off()
-    about = "unjudged"
-    if isinstance(demo, Demo):
-        about = f"seed {demo.seed}; {demo.verdict().words}"
-        _plot_evidence(demo, axes)
-    else:
-        fingers = demo.observations["robot0_gripper_qpos"]
-        axes[1].plot(100 * (fingers[:, 0] - fingers[:, 1]), label="finger opening (cm)")
-        axes[1].legend(loc="upper left")
-        axes[2].set_axis_off()
-    axes[0].set_title(f"“{demo.instruction}”, {len(demo)} steps, {about}")
-    for index, label in enumerate(("x", "y", "z")):
-        axes[3].plot(demo.actions[:, index], label=label, color=f"C{index}")
-    axes[3].plot(demo.actions[:, -1], label="gripper", color="black")
-    axes[3].legend(loc="upper left", ncols=4)
-    axes[3].set_xlabel("step" + (" (thin lines: executed with noise)" if isinstance(demo, Demo) else ""))
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=70)
-    plt.close(figure)
-    return strip
-
-
-def _plot_evidence(demo: Demo, axes: np.ndarray) -> None:
-    """Plot what only a demonstration that was recorded here holds, below its frames and beside its actions."""
-    axes[1].plot(100 * demo.evidence["height_m"], label="cube above the table (cm)")
-    axes[1].plot(100 * demo.evidence["opening_m"], label="finger opening (cm)")
-    axes[1].axhline(100 * Thresholds().min_height_m, linestyle=":", color="gray", label="height to reach")
-    axes[2].plot(demo.evidence["left_squeeze_n"], label="left finger (N)")
-    axes[2].plot(demo.evidence["right_squeeze_n"], label="right finger (N)")
-    for index in range(3):
-        axes[3].plot(demo.executed_actions[:, index], linewidth=0.6, color=f"C{index}", alpha=0.6)
-    for axis in axes[1:3]:
-        axis.legend(loc="upper left", ncols=4)
-    for axis in axes[1:]:
-        for row in np.flatnonzero(demo.phases[1:] != demo.phases[:-1]):
-            axis.axvline(row + 1, color="lightgray", zorder=0)
-
-
-def _write_sheet(names: Sequence[str], strips: Sequence[np.ndarray], path: Path) -> None:
-    """Write the contact sheet: a row of frames for each episode."""
-    height, width = 80, 80 * SHEET_FRAMES
-    sheet = Image.new("RGB", (width, height * len(strips)))
-    draw = ImageDraw.Draw(sheet)
-    for row, (name, strip) in enumerate(zip(names, strips, strict=True)):
-        sheet.paste(Image.fromarray(strip).resize((width, height)), (0, row * height))
-        draw.text((4, row * height + 2), name, fill=(255, 255, 0))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary)
+        episodes = inspect_file(file, selected_names(file, None, options.exclude))
+        write_page(page, options.data, file, episodes)
+    check_episodes(episodes, options.data, page)
+    print(f"open {page} in a browser; the boxes that you tick there make a list for --exclude")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ test-fast: setup .venv/language
 # `make test` runs them too, where there is a browser.
 test-web: setup
 	@sh .ci/browser.sh
-	BROWSER_REQUIRED=1 $(RUN) -m pytest tests/test_browser.py tests/test_web.py tests/test_web_hostile.py tests/test_web_scenes.py
+	BROWSER_REQUIRED=1 $(RUN) -m pytest tests/test_browser.py tests/test_web.py tests/test_web_hostile.py tests/test_web_scenes.py tests/test_inspection.py
 
 attacks: setup
 	$(RUN) -m tests.attacks

@@ -142,20 +142,22 @@ def write_images(group: h5py.Group, images: np.ndarray, camera: str = EnvConfig.
     group[f"obs/{camera}{IMAGE_SUFFIX}"] = group["images"]  # a hard link: robomimic's name at no cost
 
 
-def read_bare_demo(group: h5py.Group) -> BareDemo:
-    """Read what every demonstration holds into memory."""
+def read_bare_demo(group: h5py.Group, with_images: bool = True) -> BareDemo:
+    """Read what every demonstration holds into memory; without images, the array of these has no rows."""
     return BareDemo(
         instruction=attribute_text(group.attrs["language_instruction"]),
-        images=group["images"][:],
+        images=_images(group, with_images),
         actions=group["actions"][:],
         observations=_observations(group),
     )
 
 
-def read_demo(group: h5py.Group) -> Demo:
-    """Read all of one demonstration, which was recorded here, into memory."""
+def read_demo(group: h5py.Group, with_images: bool = True) -> Demo:
+    """Read all of one demonstration, which was recorded here, into memory; without images, as `read_bare_demo`."""
     layout, target = scene_of(group)
+    arrays = {name: group[name][:] for name in _ARRAYS if name != "images"}
     return Demo(
+        images=_images(group, with_images),
         layout=layout,
         target=target,
         instruction=attribute_text(group.attrs["language_instruction"]),
@@ -163,8 +165,12 @@ def read_demo(group: h5py.Group) -> Demo:
         observations=_observations(group),
         evidence={name: group["evidence"][name][:] for name in MEASURED},
         start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
-        **{name: group[name][:] for name in _ARRAYS},
+        **arrays,
     )
+
+
+def _images(group: h5py.Group, wanted: bool) -> np.ndarray:
+    return group["images"][:] if wanted else np.zeros((0, *group["images"].shape[1:]), dtype=np.uint8)
 
 
 def _observations(group: h5py.Group) -> dict[str, np.ndarray]:
