@@ -36,7 +36,6 @@ from vla.demos.inspection_page import write_page
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
 from vla.demos.schema import NO_TARGET, attribute_text, demo_names, is_success, open_demos
-from vla.demos.source import Source
 from vla.errors import UserError, run_script
 from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment

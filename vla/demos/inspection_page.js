@@ -197,7 +197,8 @@ function makeDetail(episode) {
 function about(episode) {
   const start = episode.start;
   const place = start ? ` The target lay at x ${start[0]} cm, y ${start[1]} cm, turned by ${start[2]}°.` : " No cube was to be moved.";
-  return `Seed ${episode.seed}.${place} The gripper closes ${episode.closings} time${episode.closings === 1 ? "" : "s"}. ${episode.words}.`;
+  const seed = episode.seed === null ? "" : `Seed ${episode.seed}.`;
+  return `${seed}${place} The gripper closes ${episode.closings} time${episode.closings === 1 ? "" : "s"}. ${episode.words}.`;
 }
 
 function makeView(episode) {
