@@ -36,6 +36,7 @@ from vla.demos.inspection_page import write_page
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
 from vla.demos.schema import NO_TARGET, attribute_text, demo_names, is_success, open_demos
+from vla.demos.source import Source
 from vla.errors import UserError, run_script
 from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
@@ -328,9 +329,10 @@ def main(options: InspectOptions) -> None:
             chosen = selected_names(file, split, options.exclude)
             windows = sum(window_count(int(file["data"][name].attrs["episode_length"])) for name in chosen)
             print(f"{split}: {len(chosen)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
+        source = Source.of(file)
         episodes = inspect_file(file, selected_names(file, None, options.exclude))
         write_page(page, options.data, file, episodes)
-    check_episodes(episodes, options.data, page)
+    check_episodes(episodes, options.data, page, source)
     print(f"open {page} in a browser; the boxes that you tick there make a list for --exclude")
 
 

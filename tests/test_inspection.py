@@ -154,8 +154,8 @@ def test_a_wrong_label_is_an_error_unless_it_is_excluded(faulty: Path, capsys: p
     with h5py.File(faulty) as file:
         for kept, words in ((["demo_0", "demo_1"], "demo_1 is labelled success=False"), (["demo_2"], "outside")):
             with pytest.raises(UserError, match=words):
-                check_episodes(inspect_file(file, kept), faulty, Path("index.html"))
-        check_episodes(inspect_file(file, ["demo_0", "demo_3"]), faulty, Path("index.html"))
+                check_episodes(inspect_file(file, kept), faulty, Path("index.html"), None)
+        check_episodes(inspect_file(file, ["demo_0", "demo_3"]), faulty, Path("index.html"), None)
     assert "2 episodes, each judged again from its evidence: all labels hold" in capsys.readouterr().out
 
 

@@ -160,8 +160,8 @@ def test_an_exported_dataset_reads_back_and_can_be_imported(demo_file: Path, tmp
     assert_user_error(run_lerobot(*command), "nothing is overwritten")
 
     output = tmp_path / "imported.hdf5"
-    again = ("python", INTEGRATION / "import.py", "--data", tmp_path / "demos", "--output", output)
-    done = run_lerobot(*again)
+    importing = ("python", INTEGRATION / "import.py", "--data", tmp_path / "demos", "--output", output)
+    done = run_lerobot(*importing)
     assert done.returncode == 0, done.stderr
     assert "2 demonstrations (1 for training, 1 for validation)" in done.stdout
     with open_demos(output, imported=True) as file, open_demos(demo_file) as given:
@@ -172,7 +172,7 @@ def test_an_exported_dataset_reads_back_and_can_be_imported(demo_file: Path, tmp
             for key in ("obs/robot0_eef_pos", "obs/robot0_eef_quat", "obs/robot0_gripper_qpos"):
                 assert np.abs(demo[key][:] - recorded[key][:]).max() < 1e-6
             assert np.abs(demo["images"][:].astype(int) - recorded["images"][:]).mean() < 4
-    assert_user_error(run_lerobot(*again), "exists already")
+    assert_user_error(run_lerobot(*importing), "exists already")
 
 
 @needs_lerobot

@@ -108,7 +108,7 @@ def inspect_file(file: h5py.File, kept: Sequence[str]) -> list[Inspected]:
     ]
 
 
-def check_episodes(episodes: Sequence[Inspected], path: Path, page: Path) -> None:
+def check_episodes(episodes: Sequence[Inspected], path: Path, page: Path, source: Source | None) -> None:
     """Check that every selected episode has its label by the verdict on its evidence, and actions in range.
 
     Raises:
