@@ -33,7 +33,7 @@ def write_language_policy(path: Path) -> None:
             "model_config": config.to_dict(),
             "model": network.state_dict(),
             "vision_identity": untrained,
-            "text_identity": untrained,
+            "text_identity": {**untrained, "sha256": "0" * 64},
             "language": {"texts": spoken, "embeddings": embeddings},
             "env_args": ENV.to_env_args(),
             "versions": installed_versions(),

@@ -21,6 +21,7 @@ from vla.policies.batch import Batch
 from vla.policies.checkpoint import load_checkpoint, save_checkpoint
 from vla.policies.devices import stop_on_machine_fault
 from vla.policies.weights import describe
+from vla.sim.config import EnvConfig
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions
 from vla.training.run_identity import RunIdentity
@@ -234,9 +235,17 @@ def _identity(seed: int = 0) -> RunIdentity:
 
 def _save_policy(path: Path, training: dict[str, object]) -> None:
     """Write a checkpoint whose policy nobody builds."""
-    names = ("model_config", "model", "text_identity", "vision_identity", "env_args")
-    language = {"texts": [], "embeddings": torch.zeros(0, 512)}
-    save_checkpoint(path, {**{name: {} for name in names}, "language": language, "training": training})
+    untrained = {"source": "untrained", "pretrained": False, "why": "a test"}
+    content = {
+        "model_config": {},
+        "model": {},
+        "text_identity": {**untrained, "sha256": "0" * 64},
+        "vision_identity": untrained,
+        "env_args": EnvConfig().to_env_args(),
+        "language": {"texts": [], "embeddings": torch.zeros(0, 512)},
+        "training": training,
+    }
+    save_checkpoint(path, content)
 
 
 def test_a_policy_without_its_run_is_not_replaced(tmp_path: Path) -> None:
@@ -275,7 +284,7 @@ def test_an_export_replaces_nothing_but_an_exported_policy(tmp_path: Path) -> No
             TrainOptions(output_dir=tmp_path, export=path)
     exported = tmp_path / "policy.pth"
     TrainOptions(output_dir=tmp_path, export=exported)
-    _save_policy(exported, {})
+    _save_policy(exported, {"epoch": 1})
     TrainOptions(output_dir=tmp_path, export=exported)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from vla.errors import MachineError, UserError
 from vla.files import FileVersion, atomic_path, file_version
 from vla.policies.acting_network import arrange_for_acting
+from vla.policies.checkpoint_checks import REMEDY, check_archive, check_content, check_weights, refusal
 from vla.policies.kernels import Precision
 from vla.policies.network import NetworkConfig, PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import InstructionEmbeddings
@@ -46,40 +47,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; train one with: python 4_train.py")
+    check_archive(path)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises various types for broken files
-        raise UserError(
-            f"{path} is not a whole checkpoint ({type(error).__name__}); train again with: python 4_train.py"
-        ) from None
+        raise refusal(path, type(error).__name__) from None
     found = stored.get("format_version") if isinstance(stored, dict) else None
     missing = [key for key in _REQUIRED if found == FORMAT_VERSION and key not in stored]
     if found != FORMAT_VERSION or missing:
         raise UserError(
-            f"{path} is not a checkpoint of this project: format version {found}, expected {FORMAT_VERSION}"
+            f"{path} is not a checkpoint of this project: format version {str(found)[:20]}, expected {FORMAT_VERSION}"
             f"{f', lacks {missing}' if missing else ''}; train again with: python 4_train.py"
         )
     content: dict[str, Any] = stored
-    texts, embeddings = _language(content["language"], path)
-    content["language"] = {**content["language"], "texts": texts, "embeddings": embeddings.float()}  # half if shared
+    check_content(content, path)
+    language = content["language"]
+    content["language"] = {**language, "embeddings": language["embeddings"].float()}  # half if shared
     return content
-
-
-def _language(stored: object, path: Path) -> tuple[list[str], Tensor]:
-    """The instructions of a checkpoint and their embeddings, (n, dim), if there is one for each."""
-    texts, embeddings = (stored.get("texts"), stored.get("embeddings")) if isinstance(stored, dict) else (None, None)
-    if (
-        isinstance(texts, list)
-        and isinstance(embeddings, Tensor)
-        and embeddings.is_floating_point()
-        and embeddings.ndim == 2
-        and len(texts) == len(embeddings)
-    ):
-        return texts, embeddings
-    raise UserError(
-        f"{path} is not a whole checkpoint (it lacks an embedding for each of its instructions); "
-        "train again with: python 4_train.py"
-    )
 
 
 def load_parent(path: Path, config: NetworkConfig) -> dict[str, Any]:
@@ -124,17 +108,31 @@ def build_model(checkpoint: Mapping[str, Any], path: Path) -> TrainableNetwork:
     Raises:
         UserError: the weights are of another architecture.
     """
-    architecture = model_architecture()
-    model = architecture.VLA(architecture.ModelConfig.from_dict(checkpoint["model_config"]))
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} holds the weights of another architecture ({' '.join(str(error).split())[:160]} ...); "
-            "train again with: python 4_train.py"
-        ) from None
+    model = _network_without_memory(checkpoint, path)
+    differs = check_weights(model.state_dict(), checkpoint["model"])
+    text_dim, width = model.config.text_dim, checkpoint["language"]["embeddings"].shape[1]
+    if differs is None and width != text_dim:
+        differs = f"the embeddings of its instructions are {width} wide, not {text_dim}"
+    if differs is not None:
+        raise UserError(f"{path} holds the weights of another architecture ({differs}); {REMEDY}")
+    model.to_empty(device="cpu")
+    model.load_state_dict(checkpoint["model"])  # strict: every weight is filled
     model.eval()
     return model
+
+
+def _network_without_memory(checkpoint: Mapping[str, Any], path: Path) -> TrainableNetwork:
+    """The network of a checkpoint's configuration on torch's device "meta", where a weight has a shape and no memory."""
+    architecture = model_architecture()
+    try:
+        config = architecture.ModelConfig.from_dict(checkpoint["model_config"])
+        with torch.device("meta"):
+            return architecture.VLA(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # of torch's layers
+        what = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} has the configuration of no network ({what}); {REMEDY}") from None
 
 
 def build_policy(

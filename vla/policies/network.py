@@ -153,6 +153,9 @@ class TrainableNetwork(PolicyNetwork, Protocol):
     def to(self, device: torch.device) -> object:
         """Move the weights, in place."""
 
+    def to_empty(self, *, device: str) -> object:
+        """Give the weights memory on a device without filling it, in place."""
+
     def train(self) -> object:
         """Switch dropout on and let batch normalisation learn, in place."""
 

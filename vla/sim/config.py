@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vla.errors import UserError
 
@@ -35,6 +35,12 @@ is reported as a test."""
 CUBES = ("cube", "cube2", "cube3", "cube4")
 """robosuite's names of the cubes: Lift's own, and those that only the scene "cubes" has."""
 SceneKind = Literal["lift", "cubes"]
+MOST_ENV_ARGS = 10_000
+"""Characters of `env_args`; ours have some 400."""
+MOST_NAME = 100
+"""Characters of the name of a robot or a camera."""
+MOST = {"image_size_px": 1024, "control_freq_hz": 1000, "horizon_steps": 1_000_000, "model_seed": 2**32 - 1}
+"""Largest numbers of a simulator: those of a file from somewhere else must not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,10 @@ class Scene:
     """In the scene "cubes": share of the episodes in which two cubes have the same colour."""
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(SceneKind):
+            raise UserError(
+                f"there are the scenes {' and '.join(get_args(SceneKind))}, got {str(self.kind)[:MOST_NAME]!r}"
+            )
         if not self.counts or not set(self.counts) <= set(range(2, len(CUBES) + 1)):
             raise UserError(f"the scene holds 2 to {len(CUBES)} cubes, got {self.counts}")
         if not 0 <= self.same_colour_share <= 1:
@@ -98,6 +108,16 @@ class EnvConfig:
     """Seed of what robosuite draws once per model: the cube's size."""
     scene: Scene = field(default_factory=Scene)
 
+    def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            number = getattr(self, name)
+            if type(number) is not int or not (name != "model_seed") <= number <= most:
+                raise UserError(f"{name} of the simulator must be a whole number up to {most}, got {str(number)[:20]}")
+        for name in ("robot", "camera"):
+            text = getattr(self, name)
+            if not isinstance(text, str) or len(text) > MOST_NAME:
+                raise UserError(f"{name} of the simulator must be a name of at most {MOST_NAME} characters")
+
     def to_env_args(self) -> str:
         """Returns JSON in robomimic's layout (`env_name`, `env_version`, `type`, `env_kwargs`), with keys of our
         own."""
@@ -124,8 +144,16 @@ class EnvConfig:
 
     @classmethod
     def from_env_args(cls, env_args: str) -> EnvConfig:
-        """Returns the configuration that `to_env_args` wrote."""
-        stored: Mapping[str, Any] = json.loads(env_args)
+        """Returns the configuration that `to_env_args` wrote.
+
+        Raises:
+            UserError: it wrote no such text.
+        """
+        check_env_args(env_args)
+        return cls._from_json_types(json.loads(env_args))
+
+    @classmethod
+    def _from_json_types(cls, stored: Mapping[str, Any]) -> EnvConfig:
         kwargs = stored["env_kwargs"]
         return cls(
             robot=kwargs["robots"],
@@ -136,6 +164,24 @@ class EnvConfig:
             model_seed=kwargs["seed"],
             scene=Scene.from_json_types(stored["scene"]),
         )
+
+
+def check_env_args(env_args: object) -> None:
+    """Check that `EnvConfig.to_env_args` wrote this, or could have.
+
+    Raises:
+        UserError: it is another text or no text, or asks for a simulator that is none.
+    """
+    if not isinstance(env_args, str) or len(env_args) > MOST_ENV_ARGS:
+        raise UserError(f"env_args is no text of at most {MOST_ENV_ARGS} characters")
+    try:
+        stored = json.loads(env_args)
+        EnvConfig._from_json_types(stored)
+        versions = stored.get("versions", {})
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"env_args does not describe a simulator: {type(error).__name__}") from None
+    if not isinstance(versions, dict) or not all(isinstance(text, str) for text in versions.values()):
+        raise UserError("env_args does not say which versions it was made with")
 
 
 def installed_versions() -> dict[str, str]:
