@@ -35,7 +35,7 @@ from vla.demos.inspection import check_episodes, inspect_file
 from vla.demos.inspection_page import write_page
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
-from vla.demos.schema import NO_TARGET, attribute_text, demo_names, is_success, open_demos
+from vla.demos.schema import attribute_text, demo_array, demo_names, is_success, open_demos, scene_of
 from vla.demos.source import Source
 from vla.errors import UserError, run_script
 from vla.policies.asking import Asker
@@ -159,49 +159,50 @@ class _Episode(NamedTuple):
 
 
 def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int, locates: Locates) -> _Episode:
-    gripper, fingers = demo["obs/robot0_eef_pos"][:], demo["obs/robot0_gripper_qpos"][:]
+    gripper, fingers = demo_array(demo, "obs/robot0_eef_pos"), demo_array(demo, "obs/robot0_gripper_qpos")
     cubes, present = _cube_positions(demo, locates)
-    layout, target = demo.attrs.get("layout"), demo.attrs.get("target", 0)
+    layout, target = scene_of(demo)
     offsets = (cubes - gripper[:, None]).reshape(len(cubes), -1)  # (L, 3 M)
     positions = np.column_stack([offsets, fingers[:, 0] - fingers[:, 1]]) * 10
     return _Episode(
-        frames=cut(torch.from_numpy(demo["images"][:]), image, margin_px),
-        actions=demo["actions"][:],
+        frames=cut(torch.from_numpy(demo_array(demo, "images")), image, margin_px),
+        actions=demo_array(demo, "actions"),
         positions=positions.astype(np.float32),
         present=present,
         named=_named_offsets(demo, gripper),
         proprioception=proprioception(gripper, fingers),
         instruction=attribute_text(demo.attrs["language_instruction"]),
-        layout=None if layout is None else TableLayout.from_json(attribute_text(layout)),
-        target=None if target == NO_TARGET else int(target),
+        layout=layout,
+        target=target,
     )
 
 
 def _cube_positions(demo: h5py.Group, locates: Locates) -> tuple[np.ndarray, np.ndarray | None]:
     """Centres of the cubes that the auxiliary head locates, (L, M, 3) metres, and which of them there are, (M,)."""
-    layout = demo.attrs.get("layout")
+    layout, target = scene_of(demo)
     if locates == "named":
         return np.zeros((len(demo["actions"]), 0, 3)), np.zeros(0, dtype=bool)
     if locates == "target" and "obs/cube_pos" not in demo:  # imported: nothing says where the cube is
         return np.zeros((len(demo["actions"]), 1, 3)), np.zeros(1, dtype=bool)
     if locates == "target":
-        present = None if layout is None else np.array([demo.attrs["target"] != NO_TARGET])
-        return demo["obs/cube_pos"][:][:, None], present
+        present = None if layout is None else np.array([target is not None])
+        return demo_array(demo, "obs/cube_pos")[:, None], present
     if layout is None:
         raise UserError(
             f"{demo.file.filename} holds the scene lift, with one cube, and several are to be located; collect others "
             "with: python 1_collect_demos.py --scene cubes"
         )
-    numbers = located_numbers(TableLayout.from_json(attribute_text(layout)))
-    cubes: np.ndarray = demo["obs/cubes_pos"][:][:, [number or 0 for number in numbers]]
+    numbers = located_numbers(layout)
+    cubes: np.ndarray = demo_array(demo, "obs/cubes_pos")[:, [number or 0 for number in numbers]]
     return cubes, np.array([number is not None for number in numbers])
 
 
 def _named_offsets(demo: h5py.Group, gripper: np.ndarray) -> np.ndarray:
     """Row of `Segment.named` at every step, (L, 4)."""
-    if demo.attrs.get("target", 0) == NO_TARGET or "obs/cube_pos" not in demo:
+    _, target = scene_of(demo)
+    if target is None or "obs/cube_pos" not in demo:
         return np.zeros((len(gripper), 4), dtype=np.float32)
-    offsets = 10 * (demo["obs/cube_pos"][:] - gripper)
+    offsets = 10 * (demo_array(demo, "obs/cube_pos") - gripper)
     return np.column_stack([offsets, np.ones(len(offsets))]).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from vla.demos.remaking import LEFT_OUT, RemakeTask, remake
-from vla.demos.schema import IMAGE_SUFFIX, open_demos, scene_of, write_images
+from vla.demos.schema import IMAGE_SUFFIX, demo_array, open_demos, scene_of, write_images
 from vla.errors import UserError
 from vla.files import atomic_path
 from vla.sim.config import EnvConfig, version_drift
@@ -40,7 +40,7 @@ def _draw(sim: Simulator, demo: h5py.Group) -> np.ndarray:
     """The images of a demonstration, (T, H, H, 3) uint8."""
     layout, sim.target = scene_of(demo)
     sim.reset(int(demo.attrs["seed"]))  # colours the cubes
-    states = demo["states"][:]
+    states = demo_array(demo, "states")
     if layout not in (None, sim.layout) or states.shape[1] != len(sim.state()):
         raise UserError(
             f"{demo.file.filename}: {Path(demo.name).name} does not belong to the scene of its seed; compare with: "

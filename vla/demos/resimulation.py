@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from vla.demos.recorder import rejection
-from vla.demos.schema import attribute_text, scene_of
+from vla.demos.schema import attribute_text, demo_array, scene_of
 from vla.judging.verdict import Judge
 from vla.sim.config import ACTION_DIM
 from vla.sim.env import Observation, Simulator
@@ -49,7 +49,9 @@ class Recorded:
             seed=int(group.attrs["seed"]),
             layout=layout,
             target=target,
-            **{name: group[name][:] for name in ("actions", "executed_actions", "states", "phases", "sources")},
+            **{
+                name: demo_array(group, name) for name in ("actions", "executed_actions", "states", "phases", "sources")
+            },
         )
 
     def __len__(self) -> int:

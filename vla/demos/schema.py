@@ -17,6 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vla.demos.demo_checks import check_demo, check_split_and_origin, is_demo_name
+from vla.demos.hdf5_checks import Shape, UnsafeFileError, check_attributes, check_links, read
+from vla.demos.hdf5_checks import attribute_text as attribute_text  # text of our files, wherever it is needed
 from vla.demos.source import IMPORTED, IMPORTED_ATTRIBUTES, IMPORTED_KEYS, Source
 from vla.errors import UserError
 from vla.judging.bystanders import Bystanders, CubeStates, judge_obedience
@@ -44,6 +47,20 @@ IMAGE_SUFFIX = "_image"
 
 _ARRAYS = ("images", "actions", "executed_actions", "rewards", "states", "phases", "sources")
 _DEMO_KEYS = (*_ARRAYS, "obs/cube_pos", "obs/robot0_eef_pos", "obs/robot0_gripper_qpos", "evidence", "start_evidence")
+_AXES: dict[str, Shape] = {
+    "images": (None, None, 3),
+    "actions": (ACTION_DIM,),
+    "executed_actions": (ACTION_DIM,),
+    "rewards": (),
+    "states": (None,),
+    "phases": (),
+    "sources": (),
+    "obs/cube_pos": (3,),
+    "obs/cubes_pos": (None, 3),
+    "obs/robot0_eef_pos": (3,),
+    "obs/robot0_gripper_qpos": (2,),
+}
+"""Axes of the arrays of a demonstration, after that of its steps; of the others, any."""
 _DEMO_ATTRIBUTES = ("language_instruction", "success", "episode_length", "seed")
 
 
@@ -142,20 +159,37 @@ def write_images(group: h5py.Group, images: np.ndarray, camera: str = EnvConfig.
     group[f"obs/{camera}{IMAGE_SUFFIX}"] = group["images"]  # a hard link: robomimic's name at no cost
 
 
+def demo_array(group: h5py.Group, name: str) -> np.ndarray:
+    """Read an array of a demonstration: a row for each step, and all numbers finite.
+
+    Raises:
+        UserError: it is none, or cannot be read.
+    """
+    return read(group, name, (int(group.attrs["episode_length"]), *_AXES.get(name, (...,))))
+
+
 def read_bare_demo(group: h5py.Group, with_images: bool = True) -> BareDemo:
-    """Read what every demonstration holds into memory; without images, the array of these has no rows."""
+    """Read what every demonstration holds into memory; without images, the array of these has no rows.
+
+    Raises:
+        UserError: an array of it cannot be used.
+    """
     return BareDemo(
         instruction=attribute_text(group.attrs["language_instruction"]),
         images=_images(group, with_images),
-        actions=group["actions"][:],
+        actions=demo_array(group, "actions"),
         observations=_observations(group),
     )
 
 
 def read_demo(group: h5py.Group, with_images: bool = True) -> Demo:
-    """Read all of one demonstration, which was recorded here, into memory; without images, as `read_bare_demo`."""
+    """Read all of one demonstration, which was recorded here, into memory; without images, as `read_bare_demo`.
+
+    Raises:
+        UserError: an array of it cannot be used.
+    """
+    start: dict[str, Any] = {name: read(group, f"start_evidence/{name}")[()] for name in MEASURED}
     layout, target = scene_of(group)
-    arrays = {name: group[name][:] for name in _ARRAYS if name != "images"}
     return Demo(
         images=_images(group, with_images),
         layout=layout,
@@ -163,18 +197,18 @@ def read_demo(group: h5py.Group, with_images: bool = True) -> Demo:
         instruction=attribute_text(group.attrs["language_instruction"]),
         seed=int(group.attrs["seed"]),
         observations=_observations(group),
-        evidence={name: group["evidence"][name][:] for name in MEASURED},
-        start_evidence=Evidence(**{name: value[()] for name, value in group["start_evidence"].items()}),
-        **arrays,
+        evidence={name: demo_array(group, f"evidence/{name}") for name in MEASURED},
+        start_evidence=Evidence(**start),
+        **{name: demo_array(group, name) for name in _ARRAYS if name != "images"},
     )
 
 
 def _images(group: h5py.Group, wanted: bool) -> np.ndarray:
-    return group["images"][:] if wanted else np.zeros((0, *group["images"].shape[1:]), dtype=np.uint8)
+    return demo_array(group, "images") if wanted else np.zeros((0, *group["images"].shape[1:]), dtype=np.uint8)
 
 
 def _observations(group: h5py.Group) -> dict[str, np.ndarray]:
-    return {name: data[:] for name, data in group["obs"].items() if not name.endswith(IMAGE_SUFFIX)}
+    return {name: demo_array(group, f"obs/{name}") for name in group["obs"] if not name.endswith(IMAGE_SUFFIX)}
 
 
 def is_success(demo: h5py.Group) -> bool:
@@ -183,20 +217,30 @@ def is_success(demo: h5py.Group) -> bool:
 
 
 def scene_of(group: h5py.Group) -> tuple[TableLayout | None, int | None]:
-    """What lay on the table at the start of a demonstration, and its target, as in `Demo`."""
-    layout = group.attrs.get("layout")
-    target = int(group.attrs.get("target", 0))
-    known = None if layout is None else TableLayout.from_json(attribute_text(layout))
-    return known, None if target == NO_TARGET else target
+    """What lay on the table at the start of a demonstration, and its target, as in `Demo`.
+
+    Raises:
+        UserError: its attributes say neither.
+    """
+    layout, target = group.attrs.get("layout"), group.attrs.get("target", 0)
+    try:
+        known = None if layout is None else TableLayout.from_json(attribute_text(layout))
+        if target not in range(NO_TARGET, 1 if known is None else len(known.cubes)):
+            raise ValueError("no such cube")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        name = group.name.strip("/")
+        raise UnsafeFileError(f"{group.file.filename}: {name} does not say what lies on its table: {error}") from None
+    return known, None if target == NO_TARGET else int(target)
 
 
 def is_collected(path: Path) -> bool:
     """Whether the collection wrote this file, in any version of the schema; False for a file that cannot be read."""
     try:
         with h5py.File(path, "r") as file:
+            check_links(file, recursive=False)
             data = file.get("data")
             return data is not None and {"schema_version", "collection"} <= set(data.attrs)
-    except OSError:
+    except (OSError, UnsafeFileError):
         return False
 
 
@@ -207,7 +251,7 @@ def move_away_command(path: Path) -> str:
 
 @contextlib.contextmanager
 def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,), imported: bool = False) -> Iterator[h5py.File]:
-    """Open a demonstration file that has been checked.
+    """Open a demonstration file that has been checked; what `vla.demos.hdf5_checks` refuses later is reported, too.
 
     Args:
         path: the file.
@@ -227,15 +271,18 @@ def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,), imported
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a whole HDF5 file ({reason}); {_collect_again(path)}") from None
     with file:
-        _check_schema(file, path, versions)
-        source = Source.of(file)
-        if source is not None and not imported:
-            raise UserError(
-                f"{path} was imported ({source}) and lacks what this needs: {', '.join(missing_parts())}; it can be "
-                "inspected and trained on (2_dataset_loader.py, 4_train.py). docs/adapt.md says how demonstrations are "
-                "recorded in this simulator"
-            )
-        yield file
+        try:
+            _check_schema(file, path, versions)
+            source = Source.of(file)
+            if source is not None and not imported:
+                raise UserError(
+                    f"{path} was imported ({source}) and lacks what this needs: {', '.join(missing_parts())}; it can be "
+                    "inspected and trained on (2_dataset_loader.py, 4_train.py). docs/adapt.md says how demonstrations "
+                    "are recorded in this simulator"
+                )
+            yield file
+        except UnsafeFileError as error:
+            raise UserError(f"{error}; {_collect_again(path)}") from None
 
 
 def _collect_again(path: Path) -> str:
@@ -255,13 +302,15 @@ def _migrate_command(path: Path) -> str:
 
 
 def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
+    check_links(file, recursive=False)
     data = file.get("data")
-    if data is None or "schema_version" not in data.attrs:
+    if not isinstance(data, h5py.Group) or "schema_version" not in data.attrs:
         raise UserError(
             f"{path} is not a file of 1_collect_demos.py: it has no schema version; "
             "give one that it wrote, or make one with: python 1_collect_demos.py --output ANOTHER_FILE"
         )
     remedy = _collect_again(path)
+    check_attributes(data)
     found = data.attrs["schema_version"]
     if found not in versions:
         if found in OLDER_VERSIONS:
@@ -269,7 +318,7 @@ def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
         elif found == SCHEMA_VERSION:
             remedy = "it needs no migration"
         wanted = " or ".join(map(str, versions))
-        raise UserError(f"{path} has schema version {found}, {wanted} is needed; {remedy}")
+        raise UserError(f"{path} has schema version {str(found)[:20]}, {wanted} is needed; {remedy}")
     if len(data) == 0:
         raise UserError(f"{path} holds no episodes; {remedy}")
     imported = IMPORTED in data.attrs
@@ -278,19 +327,18 @@ def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
     missing += [key for key in wanted_of_all if key not in data.attrs]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {remedy}")
+    check_split_and_origin(file)
     keys = IMPORTED_KEYS if imported else _ARRAYS if found in OLDER_VERSIONS else _DEMO_KEYS
     attributes = IMPORTED_ATTRIBUTES if imported else _DEMO_ATTRIBUTES
     for name, demo in data.items():
-        missing = [key for key in keys if key not in demo]
+        if not isinstance(demo, h5py.Group) or not is_demo_name(name):
+            raise UserError(f"{path}: {name[:80]!r} is no demonstration; {remedy}")
+        held = check_links(demo)
+        missing = [key for key in keys if key not in held]
         missing += [key for key in attributes if key not in demo.attrs]
         if missing:
             raise UserError(f"{path}: {name} lacks {', '.join(missing)}; {remedy}")
-        length = demo.attrs["episode_length"]
-        if not length or demo["actions"].shape != (length, ACTION_DIM) or demo["images"].shape[0] != length:
-            raise UserError(
-                f"{path}: {name} says {length} steps but holds actions {demo['actions'].shape} "
-                f"and images {demo['images'].shape}; {remedy}"
-            )
+        check_demo(demo)
 
 
 def missing_parts() -> list[str]:
@@ -309,8 +357,3 @@ def collection_rounds(file: h5py.File) -> list[dict[str, Any]]:
     """Settings of each round in which the file was collected: the first, then those of DAgger."""
     rounds: list[dict[str, Any]] = json.loads(file["data"].attrs["collection"])
     return rounds
-
-
-def attribute_text(value: str | bytes) -> str:
-    """Text of a string attribute: h5py reads one of HDF5's two kinds of string as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla.demos.schema import NO_TARGET, attribute_text, demo_names, open_demos
+from vla.demos.schema import NO_TARGET, attribute_text, demo_array, demo_names, open_demos
 from vla.demos.stills import Stills, write_stills
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.sim.config import ACTION_DIM, CUBES, TRAIN_SEEDS
@@ -75,13 +75,12 @@ class Poses:
                     continue
                 cubes = TableLayout.from_json(attribute_text(demo.attrs["layout"])).cubes
                 target = pose_addresses(sim.model, cubes[demo.attrs["target"]].body)
-                qpos = demo["states"][:, 1 : 1 + sim.model.nq]
-                closing = np.concatenate([[False], demo["evidence/closing_commanded"][:-1]])  # it is of after the step
-                for row, phase in enumerate(demo["phases"][:]):
+                qpos, actions = demo_array(demo, "states")[:, 1 : 1 + sim.model.nq], demo_array(demo, "actions")
+                # The command is of after the step.
+                closing = np.concatenate([[False], demo_array(demo, "evidence/closing_commanded")[:-1]])
+                for row, phase in enumerate(demo_array(demo, "phases")):
                     holds = phase in (b"lift", b"hold")
-                    pose = Pose(
-                        qpos[row, robot], qpos[row, target], bool(closing[row]), demo["actions"][row], bool(holds)
-                    )
+                    pose = Pose(qpos[row, robot], qpos[row, target], bool(closing[row]), actions[row], bool(holds))
                     (self._held if holds else self._free).append(pose)
 
     def draw(self, rng: np.random.Generator) -> Pose:

@@ -15,10 +15,20 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vla.demos.demo_checks import MOST_PIXELS
+from vla.demos.hdf5_checks import (
+    UnsafeFileError,
+    array,
+    attribute_text,
+    check_attributes,
+    check_links,
+    read,
+    read_texts,
+)
 from vla.demos.schema import move_away_command
 from vla.errors import UserError
 from vla.files import atomic_path, sha256
-from vla.sim.config import ACTION_DIM, CUBES
+from vla.sim.config import ACTION_DIM, CUBES, check_env_args
 from vla.sim.table import TableLayout
 
 STILLS_VERSION = 1
@@ -141,11 +151,14 @@ def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda ima
         UserError: it is no whole file of stills of this version.
     """
     with _open(path) as file:
-        arrays = {name: file[name][:] for name in _ARRAYS if name != "images"}
+        try:
+            arrays = {name: read(file, name) for name in _ARRAYS if name != "images"}
+            layouts = [TableLayout.from_json(text) for text in read_texts(file, "layouts")]
+        except (UnsafeFileError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} holds broken stills ({str(error)[:300]}); {_mend(path)}") from None
         images = file["images"]
         parts = [cut(images[first : first + _READ_TOGETHER]) for first in range(0, len(images), _READ_TOGETHER)]
         arrays["images"] = np.concatenate(parts)
-        layouts = [TableLayout.from_json(text.decode()) for text in file["layouts"][:]]
     return Stills(layouts=layouts, **arrays)
 
 
@@ -157,16 +170,36 @@ def _open(path: Path) -> h5py.File:
     except OSError as error:
         what = str(error).splitlines()[0]
         raise UserError(f"{path} is not a whole HDF5 file ({what}); {_mend(path)}") from None
-    found = file.attrs.get("stills_version")
-    count = len(file["layouts"]) if "layouts" in file else 0
-    missing = [name for name in _ARRAYS if name not in file or len(file[name]) != count]
-    missing += [name for name in ("settings", "env_args") if name not in file.attrs]
-    if found != STILLS_VERSION or missing or file["expert_actions"].shape != (count, len(CUBES), ACTION_DIM):
+    try:
+        _check(file)
+    except UserError as error:
         file.close()
-        what = f"stills of version {found}, this code reads {STILLS_VERSION}" if found else "no file of stills"
-        held = what if found != STILLS_VERSION else "broken stills"
-        raise UserError(f"{path} holds {held}; {_mend(path)}")
+        what = str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
+        raise UserError(f"{path} {what}; {_mend(path)}") from None
     return file
+
+
+def _check(file: h5py.File) -> None:
+    path = file.filename
+    check_attributes(file)
+    found = file.attrs.get("stills_version")
+    if found != STILLS_VERSION:
+        what = f"stills of version {found}, this code reads {STILLS_VERSION}" if found else "no file of stills"
+        raise UserError(f"{path} holds {what}")
+    check_links(file)
+    layouts = file.get("layouts")
+    count = len(layouts) if isinstance(layouts, h5py.Dataset) and layouts.ndim == 1 else 0
+    missing = [name for name in (*_ARRAYS, "layouts") if name not in file]
+    missing += [name for name in ("settings", "env_args") if name not in file.attrs]
+    if missing or not count:
+        raise UserError(f"{path} holds broken stills")
+    check_env_args(attribute_text(file.attrs["env_args"]))
+    shapes = {name: array(file, name, is_whole=name != "images").shape for name in _ARRAYS}
+    images = shapes["images"]
+    fits = len(images) == 4 and images[3] == 3 and max(images[1:3]) <= MOST_PIXELS and file["images"].dtype == np.uint8
+    fits &= all(shape[:1] == (count,) for shape in shapes.values())
+    if not fits or shapes["expert_actions"] != (count, len(CUBES), ACTION_DIM):
+        raise UserError(f"{path} holds broken stills")
 
 
 def _mend(path: Path) -> str:

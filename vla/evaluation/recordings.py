@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 
+from vla.demos.demo_checks import MOST_STEPS
+from vla.demos.hdf5_checks import UnsafeFileError, array, attribute_text, check_attributes, check_links
 from vla.demos.schema import NO_TARGET
 from vla.errors import UserError
 from vla.evaluation.episode import EvaluatedEpisode
 from vla.files import atomic_path
-from vla.sim.config import EnvConfig
+from vla.sim.config import ACTION_DIM, EnvConfig, check_env_args
 
 EPISODES_VERSION = 1
+_EPISODE_NAME = re.compile(r"episode_\d{1,9}")
+_ATTRIBUTES = ("seed", "success", "verdict")
 
 
 def write_episodes(path: Path, env: EnvConfig, episodes: Sequence[EvaluatedEpisode]) -> None:
@@ -54,9 +59,31 @@ def open_episodes(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise UserError(f"{path} is not a whole HDF5 file ({str(error).splitlines()[0]}); {remedy}") from None
     with file:
-        found = file.attrs.get("episodes_version")
-        if found != EPISODES_VERSION or not len(file):
-            raise UserError(
-                f"{path} holds {len(file)} episodes of version {found}, expected {EPISODES_VERSION}; {remedy}"
-            )
-        yield file
+        try:
+            _check(file)
+            yield file
+        except UnsafeFileError as error:
+            raise UserError(f"{error}; {remedy}") from None
+
+
+def _check(file: h5py.File) -> None:
+    check_attributes(file)
+    check_links(file)
+    path, found = file.filename, file.attrs.get("episodes_version")
+    if found != EPISODES_VERSION or not len(file):
+        raise UnsafeFileError(
+            f"{path} holds {len(file)} episodes of version {str(found)[:20]}, expected {EPISODES_VERSION}"
+        )
+    try:
+        check_env_args(attribute_text(file.attrs.get("env_args", "")))
+    except UserError as error:
+        raise UnsafeFileError(f"{path}: {error}") from None
+    for name, episode in file.items():
+        if not isinstance(episode, h5py.Group) or _EPISODE_NAME.fullmatch(name) is None:
+            raise UnsafeFileError(f"{path}: {name[:80]!r} is no episode")
+        check_attributes(episode)
+        missing = [key for key in _ATTRIBUTES if key not in episode.attrs]
+        actions, states = (array(episode, key).shape for key in ("actions", "states"))
+        steps = actions[0] if actions[1:] == (ACTION_DIM,) else None
+        if missing or steps not in range(MOST_STEPS + 1) or len(states) != 2:
+            raise UnsafeFileError(f"{path}: {name} lacks {missing}, or holds actions {actions} and states {states}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vla.demos.hdf5_checks import read
 from vla.demos.schema import attribute_text
 from vla.errors import UserError
 from vla.evaluation.recordings import open_episodes, recorded_target
@@ -50,7 +51,7 @@ def rejudge_file(path: Path) -> list[Rejudged]:
             group = file[name]
             seed, verdict = int(group.attrs["seed"]), bool(group.attrs["success"])
             sim.target = recorded_target(group)
-            second = second_look(sim, seed, group["states"][:], group["actions"][:])
+            second = second_look(sim, seed, read(group, "states"), read(group, "actions"))
             rejudged.append(Rejudged(name, seed, verdict, attribute_text(group.attrs["verdict"]), second))
         return rejudged
 

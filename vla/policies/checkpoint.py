@@ -122,7 +122,7 @@ def build_model(checkpoint: Mapping[str, Any], path: Path) -> TrainableNetwork:
 
 
 def _network_without_memory(checkpoint: Mapping[str, Any], path: Path) -> TrainableNetwork:
-    """The network of a checkpoint's configuration on torch's device "meta", where a weight has a shape and no memory."""
+    """The network that a checkpoint describes, on torch's device "meta": its weights have shapes and no memory."""
     architecture = model_architecture()
     try:
         config = architecture.ModelConfig.from_dict(checkpoint["model_config"])

@@ -61,11 +61,12 @@ _GLOBALS = {
     *(f"torch {kind}Storage" for kind in _STORAGES),
 }
 """What `torch.save` names for tensors in dicts and lists."""
-_OPCODES = frozenset(
-    "PROTO MARK STOP GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT "
-    "BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
-    "EMPTY_DICT SETITEM SETITEMS".split()
-)
+_OPCODES = {
+    *("PROTO", "MARK", "STOP", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT", "BINGET"),
+    *("LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT"),
+    *("SETITEM", "SETITEMS"),
+}
 """What `torch.save` writes for tensors and plain types: no bytes, no objects, nothing whose size is only claimed."""
 _TAIL = struct.Struct("<4s36xQQ4s4xQ4x4s16xH")
 """End of every archive that torch writes: zip64's end of the central directory, its locator, and the plain end."""

@@ -58,8 +58,19 @@ class TableLayout:
 
     @classmethod
     def from_json(cls, text: str) -> TableLayout:
-        """Returns the layout that `to_json` wrote."""
-        return cls(tuple(TableCube(**cube) for cube in json.loads(text)))
+        """Returns the layout that `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError, RecursionError: it wrote no such text.
+        """
+        cubes = tuple(TableCube(**cube) for cube in json.loads(text))
+        if not 1 <= len(cubes) <= len(CUBES) or any(cube.body not in CUBES for cube in cubes):
+            raise ValueError(f"there are one to {len(CUBES)} cubes on a table")
+        if any(cube.colour not in COLOURS for cube in cubes):
+            raise ValueError(f"a cube is {', '.join(COLOURS)}")
+        if not np.isfinite([[cube.x_m, cube.y_m, cube.yaw_deg] for cube in cubes]).all():
+            raise ValueError("a cube has a place in metres")
+        return cls(cubes)
 
 
 def table_layout(scene: Scene, seed: int) -> TableLayout:

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 
 from vla import stages
-from vla.demos.schema import attribute_text, open_demos
+from vla.demos.schema import attribute_text, demo_array, open_demos
 from vla.demos.source import Source
 from vla.errors import UserError
 from vla.files import sha256
@@ -75,5 +75,5 @@ def content_hash(file: h5py.File, names: Mapping[str, Iterable[str]]) -> str | N
                 return None
             demo = file["data"][name]
             digest.update(f"{split} {name} {demo.attrs.get('seed')}".encode())  # an imported one has no seed
-            digest.update(demo["actions"][:].tobytes())
+            digest.update(demo_array(demo, "actions").tobytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla.demos.dataset_table import dataset_table
-from vla.demos.schema import Demo, demo_names, open_demos, read_demo
+from vla.demos.schema import Demo, demo_array, demo_names, open_demos, read_demo
 from vla.errors import UserError
 from vla.files import FileVersion, file_version
 from vla.judging.evidence import Evidence
@@ -73,7 +73,7 @@ def _read_listing(path: Path) -> Listing:
                         int(demo.attrs["seed"]),
                         str(demo.attrs["language_instruction"]),
                         int(demo.attrs["episode_length"]),
-                        round(float(np.mean(demo["sources"][:] == b"expert")), 2),
+                        round(float(np.mean(demo_array(demo, "sources") == b"expert")), 2),
                     ]
                 )
             return Listing(f"`{path}`\n\n{dataset_table(file, path)}", rows)
