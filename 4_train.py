@@ -31,6 +31,7 @@ from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
 from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpoint
 from vla.policies.devices import choose_device, stop_on_machine_fault
+from vla.policies.hub import push_policy
 from vla.policies.network import Losses, TrainableNetwork, model_architecture
 from vla.policies.preprocess import prepare_augmented, prepare_regions
 from vla.policies.text_encoder import TEXT_DIMS, InstructionEmbeddings
@@ -93,6 +94,8 @@ def _main(options: TrainOptions, processes: Processes) -> None:
         if options.export is not None:
             export_policy(best, options.export)
             print(f"exported: {options.export} ({options.export.stat().st_size / 1e6:.0f} MB)")
+            if options.push_to_hub is not None:
+                print(f"uploaded: {push_policy(options.export, options.push_to_hub)}")
         print(f"best: epoch {training['epoch']}, {training['score_text']} -> {best}")
 
 

@@ -45,6 +45,7 @@ from vla.evaluation.scenes import evaluated_env
 from vla.evaluation.sequential import FEWEST_PAIRS
 from vla.files import default_checkpoint
 from vla.policies.actor import ControlConfig
+from vla.policies.hub import local_checkpoint
 from vla.policies.instructions import INSTRUCTIONS
 from vla.policies.kernels import Precision
 from vla.shards import Shard
@@ -65,8 +66,9 @@ class EvaluateOptions:
     """Options of the evaluation."""
 
     checkpoint: Path | None = None
-    """Checkpoint to evaluate; by default your own, checkpoints/best_model.pth, else the shipped checkpoints/lift.pth.
-    With --language-suite or --scene cubes: checkpoints/language/best_model.pth, else checkpoints/language.pth."""
+    """Checkpoint to evaluate, or hf://USER/NAME of one on the Hugging Face Hub; by default your own,
+    checkpoints/best_model.pth, else the shipped checkpoints/lift.pth. With --language-suite or --scene cubes:
+    checkpoints/language/best_model.pth, else checkpoints/language.pth."""
     policy: Literal["checkpoint", "zero", "random", "always-close", "nan", "expert"] = "checkpoint"
     """Who acts: the checkpoint, or a control: no motion, uniform noise, a closing gripper, actions that are not
     numbers, or the scripted expert, which sees the simulator's state."""
@@ -285,7 +287,7 @@ def main(options: EvaluateOptions) -> None:
         if not print_second_opinions(options.rejudge):
             sys.exit(EXIT_JUDGES_DISAGREE)
         return
-    checkpoints = options.compare or (options.policy_file,)
+    checkpoints = tuple(map(local_checkpoint, options.compare or (options.policy_file,)))
     envs = [options.env(path) for path in checkpoints]
     check_same_simulator(checkpoints, envs)
     if options.language_suite:

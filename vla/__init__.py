@@ -33,7 +33,8 @@ def load_policy(
     """Load a trained policy.
 
     Args:
-        path: a checkpoint that `4_train.py` wrote.
+        path: a checkpoint that `4_train.py` wrote; or "hf://user/name" of one on the Hugging Face Hub, with
+            "@revision" where it is to stay the same.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
         clip_weights: text tower for instructions outside the training set: an open_clip tag or a local file.
         precision: "float32"; or "bfloat16", faster on processors that multiply it, with actions that differ by < 0.01.
@@ -41,9 +42,10 @@ def load_policy(
     Raises:
         vla.errors.UserError: the checkpoint is missing, broken or of another format; or there is no such device.
     """
+    from vla.policies.hub import local_checkpoint
     from vla.policies.policy import Policy
 
-    return Policy.load(Path(path), device, clip_weights, precision)
+    return Policy.load(local_checkpoint(path), device, clip_weights, precision)
 
 
 def make_env(name: str = "lift", render_mode: str | None = None) -> LiftEnv:

@@ -1,4 +1,4 @@
-"""Checks on the content of a demonstration file: what its attributes and arrays say must be what the collection writes."""
+"""Checks on what a demonstration file says: its attributes and arrays must be what the collection writes."""
 
 from __future__ import annotations
 

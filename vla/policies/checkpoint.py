@@ -129,7 +129,8 @@ def _network_without_memory(checkpoint: Mapping[str, Any], path: Path) -> Traina
         with torch.device("meta"):
             return architecture.VLA(config)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        what = str(error).partition("; train again")[0]
+        raise UserError(f"{path} has the configuration of no network ({what}); {REMEDY}") from None
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # of torch's layers
         what = " ".join(str(error).split())[:160]
         raise UserError(f"{path} has the configuration of no network ({what}); {REMEDY}") from None

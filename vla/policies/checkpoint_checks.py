@@ -36,7 +36,7 @@ MOST_MEMBER_NAME = 256
 """Bytes of the central directory that the name and the attributes of a part take, on average."""
 MOST_PICKLE_BYTES = 32 * 1024**2
 """The part that names the tensors and holds everything else; 0.2 MB in the largest shipped policy."""
-MOST_VALUES = 2_000_000
+MOST_VALUES = 500_000
 """Numbers, texts, tensors and containers in a checkpoint."""
 MOST_DEPTH = 30
 """Containers within containers."""

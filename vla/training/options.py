@@ -13,6 +13,7 @@ from vla.errors import UserError
 from vla.files import SHIPPED
 from vla.policies.checkpoint import load_checkpoint
 from vla.policies.devices import choose_device
+from vla.policies.hub import check_can_push
 from vla.policies.network import LanguageInVision, Locates
 from vla.policies.text_encoder import EncoderName
 from vla.sim.config import VALIDATION_SEEDS
@@ -101,6 +102,9 @@ class TrainOptions:
     """Also write the best policy to this file, in half precision, for sharing. With --resume, of a finished run too,
     whose file of demonstrations may have grown since (--dagger). Of existing files, only a checkpoint of this project
     is replaced, and neither one of OUTPUT_DIR's own nor the shipped one."""
+    push_to_hub: str | None = None
+    """Also upload the file of --export, with a model card, to this model of yours on the Hugging Face Hub, such as
+    USER/NAME."""
     overwrite: bool = False
     """Start anew even if OUTPUT_DIR holds a run, whose checkpoints are removed."""
 
@@ -125,6 +129,10 @@ class TrainOptions:
             self._check_init(self.init)
         if self.export is not None:
             self._check_export(self.export)
+        if self.push_to_hub is not None:
+            if self.export is None:
+                raise UserError("--push-to-hub uploads the file of --export; give --export FILE, too")
+            check_can_push(self.push_to_hub)
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
         if self.language().wordings == 0 and self.stills is not None:
