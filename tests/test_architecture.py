@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 
 LAYERS = (
     ("errors",),
+    ("shards",),
     ("files",),
     ("markdown",),
     ("stages",),

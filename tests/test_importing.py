@@ -107,7 +107,7 @@ UNUSABLE: list[tuple[Callable[[h5py.File], None], str]] = [
     (_with_env("controller_configs", {"body_parts": {"right": {"input_type": "absolute"}}}), "actions absolute"),
     (_replace("actions", lambda actions: 2 * actions), "demo_2 has actions up to 2"),
     (_replace("actions", lambda actions: actions[:, :6]), "demo_2 has actions .* are needed"),
-    (_replace("actions", lambda actions: np.full_like(actions, np.nan)), "finite numbers"),
+    (_replace("actions", lambda actions: np.full_like(actions, np.nan)), "not finite; import another one"),
     (_replace("obs/agentview_image", lambda images: images[:, :42]), "demo_2 has images .* square"),
     (_replace("obs/agentview_image", lambda images: images[:-1]), "one for each action"),
     (_replace("obs/agentview_image", lambda images: images[:, ::2, ::2]), "42 px, and those before it 84 px"),

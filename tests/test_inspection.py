@@ -108,7 +108,7 @@ def faulty(demo_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         file[f"mask/{sides[0]}"] = joined
         data["demo_1"].attrs["success"] = False
         data["demo_1"].attrs["language_instruction"] = SCRIPT
-        data["demo_2/actions"][3, 0] = np.nan
+        data["demo_2/actions"][3, 0] = 1.5
     return path
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vla.demos.hdf5_checks import UnsafeFileError, check_links, read
 from vla.demos.merging import Split, kept_back, new_file, refuse_existing
 from vla.demos.schema import BareDemo, attribute_text, demo_names, missing_parts, write_images
 from vla.demos.source import IMPORTED, IMPORTED_KEYS, Source
@@ -128,16 +129,20 @@ def import_robomimic(path: Path, output: Path, instruction: str) -> str:
     with file:
         env_args = _checked_env_args(file, path)
         source = Source("robomimic", path.name, sha256(path))
-        return write_imported(output, source, env_args.get("env_version"), _read(file, path, instruction))
+        try:
+            return write_imported(output, source, env_args.get("env_version"), _read(file, path, instruction))
+        except UnsafeFileError as error:
+            raise UserError(f"{error}; import another one") from None
 
 
 def _read(file: h5py.File, path: Path, instruction: str) -> Iterator[tuple[str, BareDemo, Split]]:
     names = demo_names(file)
     valid = set(names[len(names) - kept_back(len(names)) :])
     if "mask/valid" in file:
-        valid = {attribute_text(name) for name in file["mask/valid"][:]}
+        valid = {attribute_text(name) for name in read(file, "mask/valid")}
     for name in names:
         demo = file["data"][name]
+        check_links(demo)
         missing = [key for key in (CAMERA_KEY, *IMPORTED_KEYS[1:]) if not isinstance(demo.get(key), h5py.Dataset)]
         if missing:
             raise UserError(
@@ -145,9 +150,9 @@ def _read(file: h5py.File, path: Path, instruction: str) -> Iterator[tuple[str, 
                 f"python -m robomimic.scripts.dataset_states_to_obs --dataset {path} --output_name image.hdf5 "
                 f"--done_mode 2 --camera_names {EnvConfig.camera} --camera_height 224 --camera_width 224"
             )
-        low = {key.removeprefix("obs/"): demo[key][:] for key in WIDTHS if key != "actions"}
-        read = BareDemo(instruction, demo[CAMERA_KEY][:], demo["actions"][:], low)
-        yield name, read, "valid" if name in valid else "train"
+        low = {key.removeprefix("obs/"): read(demo, key) for key in WIDTHS if key != "actions"}
+        bare = BareDemo(instruction, read(demo, CAMERA_KEY), read(demo, "actions"), low)
+        yield name, bare, "valid" if name in valid else "train"
 
 
 def _checked_env_args(file: h5py.File, path: Path) -> Mapping[str, Any]:

@@ -125,11 +125,9 @@ def check_episodes(episodes: Sequence[Inspected], path: Path, page: Path, source
         if episode.verdict is not None and not episode.label_holds():
             found = f"is labelled success={episode.label} but: {episode.verdict.words}"
             raise UserError(f"{path}: {episode.name} {found}; {remedy}")
-    unjudged = any(episode.verdict is None for episode in kept)
-    found = (
-        "unjudged: imported, without evidence" if unjudged else "each judged again from its evidence: all labels hold"
-    )
-    print(f"{path}: {len(kept)} episodes, {found}")
+    judged = "each judged again from its evidence: all labels hold"
+    unjudged = f"unjudged: imported ({source}), without evidence to judge them from"
+    print(f"{path}: {len(kept)} episodes, {judged if source is None else unjudged}")
 
 
 def runs(column: np.ndarray) -> list[Run]:

@@ -277,8 +277,8 @@ def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,), imported
             if source is not None and not imported:
                 raise UserError(
                     f"{path} was imported ({source}) and lacks what this needs: {', '.join(missing_parts())}; it can "
-                    "be inspected and trained on (2_dataset_loader.py, 4_train.py). docs/adapt.md says how demonstrations "
-                    "are recorded in this simulator"
+                    "be inspected and trained on (2_dataset_loader.py, 4_train.py). docs/adapt.md says how "
+                    "demonstrations are recorded in this simulator"
                 )
             yield file
         except UnsafeFileError as error:
