@@ -110,6 +110,7 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
     if options.dagger is None and (options.overwrite or not output.exists()):
         return [], []
     with open_demos(output) as file:
+        _check_images(file, options)
         rounds = collection_rounds(file)
         rejected: list[tuple[int, str]] = json.loads(file["data"].attrs["rejected"])
         demos = len(file["data"])
@@ -127,6 +128,20 @@ def _collected_rounds(options: CollectOptions) -> tuple[list[dict[str, Any]], li
             f"name another --output (or give up its {demos} demonstrations with --overwrite)"
         )
     return rounds, rejected
+
+
+def _check_images(file: h5py.File, options: CollectOptions) -> None:
+    """Check that a file has the images of this collection, and was not drawn anew from another one's states.
+
+    Raises:
+        UserError: it was.
+    """
+    stored, here = EnvConfig.from_env_args(file["data"].attrs["env_args"]), options.env()
+    if (stored.camera, stored.image_size_px) != (here.camera, here.image_size_px):
+        raise UserError(
+            f"{options.file} was drawn anew, by {stored.camera} in {stored.image_size_px} pixels, and one file holds "
+            "one camera's images; name the file that it was made from with --output, and draw that one anew"
+        )
 
 
 def _recorded_parts(options: CollectOptions) -> dict[int, Path]:
@@ -170,11 +185,6 @@ def _first_of_round(options: CollectOptions, base: Path) -> int:
             raise UserError(
                 f"{base} was collected with other versions ({drift}), and one file holds one simulator's episodes; "
                 "collect demonstrations with these versions into another --output first, without --dagger"
-            )
-        if (stored.camera, stored.image_size_px) != (options.env().camera, options.env().image_size_px):
-            raise UserError(
-                f"{base} was drawn anew, by {stored.camera} in {stored.image_size_px} pixels, and one file holds one "
-                "camera's images; add to the file that it was made from, and draw that one anew"
             )
         first = len(file["data"]) // options.group
         used = {int(demo.attrs["seed"]) for demo in file["data"].values()}

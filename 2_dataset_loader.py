@@ -30,12 +30,13 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
+from vla.demos.hdf5_checks import attribute_text
 from vla.demos.importing import import_robomimic
 from vla.demos.inspection import check_episodes, inspect_file
 from vla.demos.inspection_page import write_page
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
-from vla.demos.schema import attribute_text, demo_array, demo_names, is_success, open_demos, scene_of
+from vla.demos.schema import demo_array, demo_names, is_success, open_demos, scene_of
 from vla.demos.source import Source
 from vla.errors import UserError, run_script
 from vla.policies.asking import Asker

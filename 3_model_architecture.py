@@ -460,6 +460,8 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.export is None:
             raise UserError(f"--checkpoint {self.checkpoint} is read only for --export; add --export policy.onnx")
+        if self.export is not None and (self.export.is_dir() or self.export.suffix != ".onnx"):
+            raise UserError(f"--export {self.export} is a folder, or does not end in .onnx; name an ONNX file")
 
 
 def parameter_table(model: VLA, text: ClipTextEncoder) -> str:

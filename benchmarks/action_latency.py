@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def main(options: LatencyOptions) -> None:
     for subject in subjects:
         kinds = _bare(subject.config.image.size_px) | _policies(subject)
         if find_spec("onnxruntime") is not None and find_spec("onnxscript") is not None:
-            kinds["onnxruntime"] = subject.onnx(options.output.parent)
+            with tempfile.TemporaryDirectory() as folder:
+                kinds["onnxruntime"] = subject.onnx(Path(folder))
         policies[str(subject.path)] = measure(kinds, options.repetitions)
     for subject in subjects if options.loop_steps else []:
         network = build_policy(subject.checkpoint, subject.path, CPU)

@@ -16,7 +16,7 @@ import pytest
 
 import vla.sim.workers
 from tests.mortal import run_and_die
-from vla.errors import UserError
+from vla.errors import MachineError, UserError
 from vla.evaluation.asked_episodes import lift_episodes
 from vla.evaluation.plan import EvaluationPlan, control_subject
 from vla.evaluation.task import EvalTask, evaluate_in_worker
@@ -86,7 +86,7 @@ def test_a_task_whose_process_always_dies_has_no_result_and_a_mistake_is_told(cl
         assert found == ["a", "once", None, "b"]
     wrong = EnvConfig(robot="Nobody")
     with (
-        pytest.raises(Exception, match="Nobody"),
+        pytest.raises(MachineError, match=r"a simulator cannot start: .*Nobody"),
         simulator_workers("ray", 1, wrong, render_images=False) as workers,
     ):
         workers.run(run_and_die, [("a", tmp_path)])

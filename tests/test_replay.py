@@ -345,15 +345,16 @@ def test_half_a_migration_is_refused(options: dict[str, Any]) -> None:
         stages.dataset_loader().InspectOptions(**options)
 
 
-def test_no_dagger_round_is_added_to_a_file_that_was_drawn_anew(demo_file: Path, tmp_path: Path) -> None:
-    """The new round's images would be of another camera, or of another size."""
+def test_nothing_is_collected_into_a_file_that_was_drawn_anew(demo_file: Path, tmp_path: Path) -> None:
+    """New images would be of another camera, or of another size."""
     collection, path = importlib.import_module("1_collect_demos"), tmp_path / "small.hdf5"
     shutil.copy(demo_file, path)
     with h5py.File(path, "a") as file:
         file["data"].attrs["env_args"] = EnvConfig(image_size_px=128).to_env_args()
-    options = collection.CollectOptions(output=path, dagger=Path("policy.pth"), seed=500)
-    with pytest.raises(UserError, match="was drawn anew, by agentview in 128 pixels"):
-        collection._first_of_round(options, path)
+    for dagger in (Path("policy.pth"), None):
+        options = collection.CollectOptions(output=path, dagger=dagger, seed=500)
+        with pytest.raises(UserError, match="was drawn anew, by agentview in 128 pixels"):
+            collection._collected_rounds(options)
 
 
 def test_a_file_of_other_versions_is_not_drawn(demo_file: Path, tmp_path: Path) -> None:

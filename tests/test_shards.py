@@ -176,7 +176,7 @@ def test_shards_of_the_attack_suite_are_joined_and_not_repeated(
 def test_a_task_that_kills_its_worker_twice_ends_a_run_that_needs_all_results(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     assert Here().run_all(str.upper, ["a", "b"], seen.append) == ["A", "B"] == seen
-    with pytest.raises(MachineError, match="died, twice at the same task"):
+    with pytest.raises(MachineError, match="died each time at the same task"):
         Here().run_all(_die, ["a"], seen.append)
 
 

@@ -145,7 +145,7 @@ def _remove_abandoned(folder: Path, output: Path | None) -> None:
         ):
             with contextlib.suppress(FileNotFoundError):  # its writer has finished meanwhile
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from vla.demos.hdf5_checks import attribute_text
 from vla.demos.lerobot_layout import ACTION_KEY, IMAGE_KEY, STATE_KEY, TASK_KEY, features, frames
-from vla.demos.schema import attribute_text, demo_names, open_demos, read_demo
+from vla.demos.schema import demo_names, open_demos, read_demo
 from vla.errors import UserError, run_script
 from vla.files import new_folder
 from vla.sim.config import EnvConfig

@@ -65,6 +65,8 @@ class SuiteOptions:
             raise UserError("--seeds, --honest and --workers must be at least 1")
         if self.shard is not None:
             Shard.parse(self.shard)
+            if self.only:
+                raise UserError("--shard divides the whole suite; leave --only out")
         unknown = [name for name in self.only if name not in ATTACKS]
         if unknown:
             raise UserError(f"--only {' '.join(unknown)}: the attacks are {', '.join(ATTACKS)}")
@@ -84,7 +86,7 @@ def main(options: SuiteOptions) -> None:
         return
     content = (summarise_some(results, kept) if options.only else summarise(results)) | options.facts()
     write_text(options.output, json.dumps(content, indent=1))
-    for path in _shard_files(options.output):
+    for path in () if options.only else _shard_files(options.output):
         path.unlink()
     print(tables(content))
     if options.videos_dir is not None:

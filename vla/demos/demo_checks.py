@@ -38,7 +38,8 @@ def check_split_and_origin(file: h5py.File) -> None:
     data = file["data"]
     for split in ("train", "valid"):
         names = array(file, f"mask/{split}")
-        if names.ndim != 1 or len(names) > len(data) or not {name.decode() for name in names[:]} <= set(data):
+        is_list = names.dtype.kind == "S" and names.ndim == 1 and len(names) <= len(data)
+        if not is_list or not {name.decode(errors="replace") for name in names[:]} <= set(data):
             raise UnsafeFileError(f"{file.filename}: mask/{split} is no list of its demonstrations")
     try:
         EnvConfig.from_env_args(attribute_text(data.attrs["env_args"]))

@@ -157,7 +157,7 @@ def check_attributes(held: h5py.Group) -> None:
 
 def attribute_text(value: str | bytes) -> str:
     """Text of a string attribute: h5py reads one of HDF5's two kinds of string as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _storage_fault(found: h5py.Dataset, is_whole: bool = True) -> str | None:

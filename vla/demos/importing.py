@@ -15,9 +15,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla.demos.hdf5_checks import UnsafeFileError, check_links, read
+from vla.demos.demo_checks import is_demo_name
+from vla.demos.hdf5_checks import UnsafeFileError, attribute_text, check_links, read
 from vla.demos.merging import Split, kept_back, new_file, refuse_existing
-from vla.demos.schema import BareDemo, attribute_text, demo_names, missing_parts, write_images
+from vla.demos.schema import BareDemo, demo_names, missing_parts, write_images
 from vla.demos.source import IMPORTED, IMPORTED_KEYS, Source
 from vla.errors import UserError
 from vla.files import sha256
@@ -127,12 +128,20 @@ def import_robomimic(path: Path, output: Path, instruction: str) -> str:
     except OSError as error:
         raise UserError(f"--import {path} is not a whole HDF5 file ({str(error).splitlines()[0]})") from None
     with file:
-        env_args = _checked_env_args(file, path)
-        source = Source("robomimic", path.name, sha256(path))
         try:
+            _check_links(file)
+            env_args = _checked_env_args(file, path)
+            source = Source("robomimic", path.name, sha256(path))
             return write_imported(output, source, env_args.get("env_version"), _read(file, path, instruction))
         except UnsafeFileError as error:
             raise UserError(f"{error}; import another one") from None
+
+
+def _check_links(file: h5py.File) -> None:
+    check_links(file, recursive=False)
+    for name in ("data", "mask"):
+        if isinstance(file.get(name), h5py.Group):
+            check_links(file[name], recursive=False)
 
 
 def _read(file: h5py.File, path: Path, instruction: str) -> Iterator[tuple[str, BareDemo, Split]]:
@@ -162,7 +171,7 @@ def _checked_env_args(file: h5py.File, path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path} is a file of this project already; train on it: python 4_train.py --data {path}")
     if not isinstance(data, h5py.Group) or "env_args" not in data.attrs or not len(data):
         raise UserError(f"{path} is no file of robomimic: it has no demonstrations with env_args; import another one")
-    other = [name for name in data if not name.removeprefix("demo_").isdecimal()]
+    other = [name for name in data if not is_demo_name(name)]
     if other:
         raise UserError(f"{path} is no file of robomimic: it holds {other[0]}, and no demo_N; import another one")
     try:

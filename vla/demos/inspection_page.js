@@ -18,7 +18,7 @@ function svg(tag, attributes) {
 }
 
 const others = (episode) => Object.entries(episode.sources).filter(([name]) => name !== "expert");
-const outcome = (success) => (success ? "success" : "failure");
+const outcome = (success) => (success === null ? "unjudged" : success ? "success" : "failure");
 const number = (episode) => Number(episode.name.split("_")[1]);
 const mistakes = ({ detours, slips }) => detours + (slips ? ` + ${slips} slip${slips > 1 ? "s" : ""}` : "");
 
@@ -196,7 +196,7 @@ function makeDetail(episode) {
 
 function about(episode) {
   const start = episode.start;
-  const place = start ? ` The target lay at x ${start[0]} cm, y ${start[1]} cm, turned by ${start[2]}°.` : " No cube was to be moved.";
+  const place = start ? ` The target lay at x ${start[0]} cm, y ${start[1]} cm, turned by ${start[2]}°.` : episode.moves ? "" : " No cube was to be moved.";
   const seed = episode.seed === null ? "" : `Seed ${episode.seed}.`;
   return `${seed}${place} The gripper closes ${episode.closings} time${episode.closings === 1 ? "" : "s"}. ${episode.words}.`;
 }

@@ -26,6 +26,7 @@ from vla.demos.inspection import (
     runs,
 )
 from vla.demos.inspection_charts import action_charts, closing_chart, start_chart
+from vla.demos.schema import demo_array
 from vla.files import write_text
 from vla.judging.thresholds import Thresholds
 
@@ -111,7 +112,7 @@ def _strips(file: h5py.File, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     strips: dict[str, dict[str, Any]] = {}
     characters = 0
     for name in tqdm(names, unit="episode", desc="frames", leave=False, disable=None):
-        strips[name] = _strip(file["data"][name]["images"][:])
+        strips[name] = _strip(demo_array(file["data"][name], "images"))
         characters += len(strips[name]["strip"])
         if characters > PICTURE_CHARACTERS:
             break
@@ -144,14 +145,15 @@ def _row(episode: Inspected, neighbour: tuple[Inspected, float] | None, notes: l
         "seed": episode.seed,
         "target": _target(episode),
         "steps": len(episode),
-        "label": episode.label,
-        "success": episode.label if episode.verdict is None else episode.verdict.success,
+        "label": None if episode.verdict is None else episode.label,
+        "success": None if episode.verdict is None else episode.verdict.success,
         "words": "unjudged: imported, without evidence" if episode.verdict is None else episode.verdict.words,
         "detours": _mistakes(episode, slips=False),
         "slips": _mistakes(episode, slips=True),
         "sources": {name: round(100 * steps / len(episode)) for name, steps in shares.items()},
         "closings": len(episode.closings),
         "idle": round(100 * episode.idle_share(), 1),
+        "moves": episode.target is not None or episode.verdict is None,
         "start": None if episode.start is None else _numbers(np.array(episode.start), 1),
         "nearest": None
         if neighbour is None

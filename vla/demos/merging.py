@@ -11,6 +11,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
+from vla.demos.hdf5_checks import attribute_text
 from vla.demos.schema import SCHEMA_VERSION, collection_rounds, demo_names, open_demos
 from vla.errors import UserError
 from vla.files import atomic_path
@@ -134,7 +135,7 @@ def _check(paths: Sequence[Path]) -> str:
     seeds: dict[int, Path] = {}
     for path in paths:
         with open_demos(path) as file:
-            env_args[path] = str(file["data"].attrs["env_args"])
+            env_args[path] = attribute_text(file["data"].attrs["env_args"])
             here = {int(demo.attrs["seed"]) for demo in file["data"].values()}
         if env_args[path] != env_args[paths[0]]:
             raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 
+from vla.demos.hdf5_checks import attribute_text
 from vla.demos.recorder import demo_from_steps
 from vla.demos.remaking import LEFT_OUT, RemakeTask, remake
 from vla.demos.resimulation import Recorded, resimulate
@@ -48,7 +49,7 @@ def migrate_file(path: Path, output: Path, workers: int) -> None:
         MachineError: a simulator failed.
     """
     with open_demos(path, OLDER_VERSIONS) as source:
-        env_args = str(source["data"].attrs["env_args"])
+        env_args = attribute_text(source["data"].attrs["env_args"])
         warn_of_version_drift(env_args, str(path))
         found, total = int(source["data"].attrs["schema_version"]), len(source["data"])
         settings = {"migrated_to": SCHEMA_VERSION}

@@ -117,8 +117,10 @@ class CollectOptions:
     def _check_replay(self) -> None:
         if self.draws_anew and (self.replay is None or self.output is None):
             raise UserError("--render-size and --camera need --replay with a file, and --output with a new one")
-        if self.replay is not None and self.shard is not None:
-            raise UserError("--shard divides a collection, and --replay runs as a whole; leave one of them out")
+        collecting = {"shard": None, "dagger": None, "stills": 0, "overwrite": False, "engine": "local"}
+        given = [f"--{name}" for name, unset in collecting.items() if getattr(self, name) != unset]
+        if self.replay is not None and given:
+            raise UserError(f"--replay collects nothing: leave {' '.join(given)} out")
         if self.replay is not None and self.output is not None and not self.draws_anew:
             raise UserError("--replay with --output needs --render-size or --camera; a replay alone writes nothing")
         if self.render_size is not None and self.render_size not in RENDER_SIZES_PX:

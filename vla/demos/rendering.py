@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from vla.demos.hdf5_checks import attribute_text
 from vla.demos.remaking import LEFT_OUT, RemakeTask, remake
 from vla.demos.schema import IMAGE_SUFFIX, demo_array, open_demos, scene_of, write_images
 from vla.errors import UserError
@@ -65,7 +66,7 @@ def render_file(path: Path, output: Path, camera: str | None, size_px: int | Non
         MachineError: a simulator failed.
     """
     with open_demos(path) as source:
-        env_args = str(source["data"].attrs["env_args"])
+        env_args = attribute_text(source["data"].attrs["env_args"])
         drift = version_drift(env_args)
         if drift:
             raise UserError(

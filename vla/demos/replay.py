@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 from tqdm import tqdm
 
+from vla.demos.hdf5_checks import attribute_text
 from vla.demos.resimulation import Recorded, resimulate
 from vla.demos.schema import demo_names, open_demos
 from vla.markdown import markdown_table
@@ -66,7 +67,7 @@ def replay_file(path: Path, workers: int) -> list[Replayed]:
         MachineError: a simulator cannot start.
     """
     with open_demos(path) as file:
-        env_args = str(file["data"].attrs["env_args"])
+        env_args = attribute_text(file["data"].attrs["env_args"])
         warn_of_version_drift(env_args, str(path))
         tasks = [ReplayTask(path, name) for name in demo_names(file)]
         seeds = [int(file["data"][task.name].attrs["seed"]) for task in tasks]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
+from vla.demos.hdf5_checks import attribute_text
 from vla.demos.recorder import rejection
-from vla.demos.schema import attribute_text, demo_array, scene_of
+from vla.demos.schema import demo_array, scene_of
 from vla.judging.verdict import Judge
 from vla.sim.config import ACTION_DIM
 from vla.sim.env import Observation, Simulator

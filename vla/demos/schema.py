@@ -18,8 +18,7 @@ import h5py
 import numpy as np
 
 from vla.demos.demo_checks import check_demo, check_split_and_origin, is_demo_name
-from vla.demos.hdf5_checks import Shape, UnsafeFileError, check_attributes, check_links, read
-from vla.demos.hdf5_checks import attribute_text as attribute_text  # text of our files, wherever it is needed
+from vla.demos.hdf5_checks import Shape, UnsafeFileError, attribute_text, check_attributes, check_links, read
 from vla.demos.source import IMPORTED, IMPORTED_ATTRIBUTES, IMPORTED_KEYS, Source
 from vla.errors import UserError
 from vla.judging.bystanders import Bystanders, CubeStates, judge_obedience
@@ -307,7 +306,8 @@ def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
     if not isinstance(data, h5py.Group) or "schema_version" not in data.attrs:
         raise UserError(
             f"{path} is not a file of 1_collect_demos.py: it has no schema version; "
-            "give one that it wrote, or make one with: python 1_collect_demos.py --output ANOTHER_FILE"
+            "give one that it wrote, read one of robomimic's with 2_dataset_loader.py --import, or make one with: "
+            "python 1_collect_demos.py --output ANOTHER_FILE"
         )
     remedy = _collect_again(path)
     check_attributes(data)

@@ -32,4 +32,4 @@ class Source:
     def of(cls, file: h5py.File) -> Source | None:
         """Source of an open file of demonstrations; None: they were recorded here."""
         stored = file["data"].attrs.get(IMPORTED)
-        return None if stored is None else cls(**json.loads(stored))
+        return None if stored is None else cls(**{name: str(value) for name, value in json.loads(stored).items()})

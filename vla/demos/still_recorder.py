@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla.demos.schema import NO_TARGET, attribute_text, demo_array, demo_names, open_demos
+from vla.demos.hdf5_checks import attribute_text
+from vla.demos.schema import NO_TARGET, demo_array, demo_names, open_demos
 from vla.demos.stills import Stills, write_stills
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.sim.config import ACTION_DIM, CUBES, TRAIN_SEEDS

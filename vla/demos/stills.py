@@ -136,7 +136,7 @@ def stills_env_args(path: Path) -> str:
         UserError: it is no whole file of stills of this version.
     """
     with _open(path) as file:
-        return str(file.attrs["env_args"])
+        return attribute_text(file.attrs["env_args"])
 
 
 def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> Stills:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla.demos.hdf5_checks import read
-from vla.demos.schema import attribute_text
+from vla.demos.hdf5_checks import attribute_text, read
 from vla.errors import UserError
 from vla.evaluation.recordings import open_episodes, recorded_target
 from vla.sim.config import EnvConfig, version_drift
@@ -39,7 +38,7 @@ def rejudge_file(path: Path) -> list[Rejudged]:
         UserError: the file is damaged, or was recorded with other versions of the simulator.
     """
     with open_episodes(path) as file:
-        env_args = str(file.attrs["env_args"])
+        env_args = attribute_text(file.attrs["env_args"])
         drift = version_drift(env_args)
         if drift:
             raise UserError(

@@ -24,7 +24,7 @@ from vla.policies.kernels import Precision
 from vla.sim.engines import simulator_workers
 from vla.sim.workers import Workers
 
-DIED = "the simulator process died, twice"
+DIED = "the simulator process died each time"
 
 
 class EpisodeRunner:

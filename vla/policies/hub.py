@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import huggingface_hub
 from huggingface_hub import constants, errors
 
@@ -23,7 +23,7 @@ CARD_FILE = "README.md"
 _ADDRESS = re.compile(r"hf:/{1,2}(?P<model>[^@]+?)/?(?:@(?P<revision>.+))?")
 """A `Path` keeps only one of the slashes."""
 _MODEL = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
-_NOT_ANSWERED = (OSError, httpx.HTTPError)
+_NOT_ANSWERED = (OSError, httpx2.HTTPError)
 _CARD = """---
 library_name: vla-lift
 pipeline_tag: robotics

@@ -21,6 +21,7 @@ from vla.sim.workers import THREAD_VARIABLES, Result, Task, Workers
 
 try:
     import ray
+    from ray.autoscaler.sdk import request_resources
 except ImportError:
     raise UserError("Ray is not installed; install it with: pip install -r requirements-ray.txt") from None
 
@@ -49,12 +50,15 @@ class RayWorkers(Workers):
     def __enter__(self) -> RayWorkers:
         gl.select_backend()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray sends its makers what it runs
-        variables = {name: os.environ.get(name, "1") for name in THREAD_VARIABLES} | {"PYTHONPATH": str(ROOT)}
+        for name in THREAD_VARIABLES:
+            os.environ.setdefault(name, "1")
+        variables = {name: os.environ[name] for name in THREAD_VARIABLES} | {"PYTHONPATH": str(ROOT)}
+        address = os.environ.get("RAY_ADDRESS", "local")
         try:
-            ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError) as error:
             raise UserError(
-                f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')} "
+                f"no Ray cluster answers at RAY_ADDRESS={address} "
                 f"({' '.join(str(error).split())[:160]}); start one with: ray start --head"
             ) from None
         return self
@@ -78,11 +82,13 @@ class RayWorkers(Workers):
         results: dict[int, Result | None] = {}
         running: dict[Any, int] = {}
         waiting = list(reversed(range(len(tasks))))
+        request_resources(num_cpus=len(tasks))  # lets a cluster that can grow do so
         while True:
             while waiting and len(running) < _cluster_cpus() and not enough():
                 number = waiting.pop()
                 running[remote.remote(place, function, tasks[number])] = number
             if not running:
+                request_resources(num_cpus=0)
                 return [results[number] for number in sorted(results)]
             finished, _ = ray.wait(list(running), num_returns=1)
             for reference in finished:
@@ -122,4 +128,9 @@ def _run_at(place: _Place, function: Callable[[Task], Result], task: Task) -> Re
 @functools.lru_cache(maxsize=1)
 def _simulator_of(config: EnvConfig, render_images: bool) -> Simulator:
     gl.select_backend()
-    return Simulator(config, render_images)
+    try:
+        return Simulator(config, render_images)
+    except UserError:
+        raise
+    except Exception as error:  # robosuite raises various types
+        raise MachineError(f"a simulator cannot start: {type(error).__name__}: {error}") from None

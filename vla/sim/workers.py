@@ -101,8 +101,8 @@ class Workers(ABC):
         def check(_: int, result: Result | None) -> None:
             if result is None:
                 raise MachineError(
-                    "a worker process died, twice at the same task (out of memory?); "
-                    "run the same command again with fewer --workers"
+                    "a worker process died each time at the same task (out of memory?); "
+                    "run the same command again with fewer --workers, or Ray's tasks with more memory"
                 )
             done(result)
 

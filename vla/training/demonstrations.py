@@ -10,7 +10,8 @@ from pathlib import Path
 import h5py
 
 from vla import stages
-from vla.demos.schema import attribute_text, demo_array, open_demos
+from vla.demos.hdf5_checks import attribute_text
+from vla.demos.schema import demo_array, open_demos
 from vla.demos.source import Source
 from vla.errors import UserError
 from vla.files import sha256
@@ -45,7 +46,7 @@ class Demonstrations:
         """
         selected_names = stages.dataset_loader().selected_names
         with open_demos(path, imported=True) as file:
-            env_args = str(file["data"].attrs["env_args"])
+            env_args = attribute_text(file["data"].attrs["env_args"])
             warn_of_version_drift(env_args, str(path))
             in_file = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
             if EnvConfig.from_env_args(env_args).scene.kind == "lift":

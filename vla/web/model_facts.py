@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from vla import stages
@@ -84,8 +85,10 @@ def _untrained_parameters() -> str:
 
 
 def _parameters(network: PolicyNetwork, encoder: EncoderName) -> str:
-    assert isinstance(network, nn.Module), "the page computes its policies itself"
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    # The network that acts is rearranged, and no longer has the parts of the trained one.
+    with torch.device("meta"):
+        trained: nn.Module = stages.model_architecture().VLA(network.config)
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in trained.named_children()}
     rows = [(*PARTS.get(name, (name, "-")), f"{count:,}") for name, count in counts.items() if count]
     rows.append(("**Total trainable**", "21.6M", f"**{sum(counts.values()):,}**"))
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from lerobot_policy_lift_vla.configuration_lift_vla import NOT_TRAINED_HERE, LiftVlaConfig
 from vla.demos.lerobot_layout import IMAGE_KEY, STATE_KEY, TASK_KEY, eef_pos_of, gripper_qpos_of
+from vla.policies.acting_network import arrange_for_acting
 from vla.policies.actor import PolicyActor
-from vla.policies.network import model_architecture
+from vla.policies.network import PolicyNetwork, model_architecture
 from vla.policies.preprocess import proprioception
 from vla.policies.text_encoder import InstructionEmbeddings
 
@@ -37,6 +39,7 @@ class LiftVlaPolicy(PreTrainedPolicy):
         shape = (len(config.instructions), network.config.text_dim)
         self.register_buffer("instruction_embeddings", torch.zeros(shape))
         self._actors: list[PolicyActor] = []
+        self._acting: tuple[PolicyNetwork, ...] = ()  # within a tuple, or it would be saved as a part of this module
 
     @classmethod
     def _load_as_safetensor(
@@ -44,6 +47,7 @@ class LiftVlaPolicy(PreTrainedPolicy):
     ) -> LiftVlaPolicy:
         """Load the weights, strictly: LeRobot's default leaves a weight random that the file does not hold."""
         loaded: LiftVlaPolicy = super()._load_as_safetensor(model, model_file, map_location, strict=True)
+        loaded._acting = ()
         return loaded
 
     def reset(self) -> None:
@@ -84,9 +88,11 @@ class LiftVlaPolicy(PreTrainedPolicy):
         device = self.instruction_embeddings.device
         known = dict(zip(self.config.instructions, self.instruction_embeddings.cpu(), strict=True))
         embeddings = InstructionEmbeddings(known, self.config.text_identity, self.config.clip_weights)
+        if not self._acting:
+            self._acting = (arrange_for_acting(copy.deepcopy(self.network).eval(), device),)
         actors = []
         for instruction in instructions:
-            actor = PolicyActor(self.network, embeddings, device)
+            actor = PolicyActor(self._acting[0], embeddings, device)
             actor.reset(instruction, seed=0)
             actors.append(actor)
         return actors
