@@ -341,12 +341,26 @@ def _damaged_chunk(file: h5py.File) -> None:
 LAYOUT = h5py.VirtualLayout((STEPS, 7), "f4")
 LAYOUT[:] = h5py.VirtualSource("elsewhere.hdf5", "actions", (STEPS, 7))
 TEXTS = np.array(["x" * 1000] * 10, dtype=h5py.string_dtype())
+
+
+def _mask(names: np.ndarray) -> Callable[[h5py.File], object]:
+    """Write these into a mask."""
+
+    def change(file: h5py.File) -> None:
+        del file["mask/train"]
+        file["mask/train"] = names
+
+    return change
+
+
 DEMOS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "a file behind a link": (_link("data", h5py.ExternalLink("elsewhere.hdf5", "/data")), "link"),
     "a demonstration behind a link": (_link("data/demo_1", h5py.ExternalLink("/etc/passwd", "/")), "link"),
     "an array behind a link": (_replaced("obs/cube_pos", h5py.ExternalLink("elsewhere.hdf5", "/x")), "link"),
     "an array by another name": (_replaced("states", h5py.SoftLink("/data/demo_0/states")), "soft"),
     "a mask behind a link": (_link("mask/train", h5py.SoftLink("/mask/valid")), "soft"),
+    "a mask of numbers": (_mask(np.arange(1)), "mask/train is no list"),
+    "a mask of other bytes": (_mask(np.array([b"\xff\xfe"])), "mask/train is no list"),
     "a link that nobody needs": (_link("data/demo_1/obs/more", h5py.ExternalLink("elsewhere.hdf5", "/x")), "link"),
     "numbers in another file": (
         _replaced("actions", None, shape=(STEPS, 7), dtype="f4", external=[("/etc/passwd", 0, STEPS * 28)]),

@@ -15,7 +15,7 @@ from lerobot_policy_lift_vla.configuration_lift_vla import NOT_TRAINED_HERE, Lif
 from vla.demos.lerobot_layout import IMAGE_KEY, STATE_KEY, TASK_KEY, eef_pos_of, gripper_qpos_of
 from vla.policies.acting_network import arrange_for_acting
 from vla.policies.actor import PolicyActor
-from vla.policies.network import PolicyNetwork, model_architecture
+from vla.policies.network import PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.preprocess import proprioception
 from vla.policies.text_encoder import InstructionEmbeddings
 
@@ -89,7 +89,9 @@ class LiftVlaPolicy(PreTrainedPolicy):
         known = dict(zip(self.config.instructions, self.instruction_embeddings.cpu(), strict=True))
         embeddings = InstructionEmbeddings(known, self.config.text_identity, self.config.clip_weights)
         if not self._acting:
-            self._acting = (arrange_for_acting(copy.deepcopy(self.network).eval(), device),)
+            network: TrainableNetwork = copy.deepcopy(self.network)
+            network.eval()
+            self._acting = (arrange_for_acting(network, device),)
         actors = []
         for instruction in instructions:
             actor = PolicyActor(self._acting[0], embeddings, device)
