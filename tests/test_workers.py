@@ -17,7 +17,7 @@ from vla.evaluation.runner import DIED, EpisodeRunner
 from vla.evaluation.task import EvalTask
 from vla.policies.actor import ControlConfig
 from vla.sim import workers
-from vla.sim.config import EnvConfig, Scene
+from vla.sim.config import EnvConfig
 from vla.sim.env import Simulator
 from vla.sim.workers import SimulatorWorkers
 
@@ -37,7 +37,7 @@ def test_a_task_whose_worker_dies_is_run_again_and_given_up_the_second_time(tmp_
     ("config", "error", "words"),
     [
         (EnvConfig(robot="Nobody"), MachineError, "a simulator cannot start: .*Nobody"),
-        (EnvConfig(scene=Scene("balls")), UserError, "no scene 'balls'; the scenes are lift and cubes"),  # type: ignore[arg-type]
+        (EnvConfig(camera="ceiling"), UserError, "no camera 'ceiling'; it has frontview"),
     ],
 )
 def test_workers_that_cannot_start_say_why(

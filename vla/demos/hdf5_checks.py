@@ -94,16 +94,17 @@ def array(group: h5py.Group, name: str, is_whole: bool = True) -> h5py.Dataset:
     return found
 
 
-def read(group: h5py.Group, name: str, shape: Shape | None = None) -> np.ndarray:
+def read(group: h5py.Group, name: str, shape: Shape | None = None, finite: bool = True) -> np.ndarray:
     """Read a dataset whole.
 
     Args:
         group: the group.
         name: its name there.
         shape: the shape that it must have; None: any.
+        finite: refuse NaN and infinity.
 
     Raises:
-        UnsafeFileError: `array` refuses it, its shape is another, it holds NaN or infinity, or it is damaged.
+        UnsafeFileError: `array` refuses it, its shape is another, it holds NaN or infinity unasked, or it is damaged.
     """
     found = array(group, name)
     if shape is not None and not _fits(found.shape, shape):
@@ -113,7 +114,7 @@ def read(group: h5py.Group, name: str, shape: Shape | None = None) -> np.ndarray
         values = np.asarray(found[()])
     except OSError as error:  # a damaged chunk
         raise _refusal(group, name, f"cannot be read ({str(error).splitlines()[0][:120]})") from None
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if finite and values.dtype.kind == "f" and not np.isfinite(values).all():
         raise _refusal(group, name, "holds numbers that are not finite")
     return values
 

@@ -50,7 +50,8 @@ def rejudge_file(path: Path) -> list[Rejudged]:
             group = file[name]
             seed, verdict = int(group.attrs["seed"]), bool(group.attrs["success"])
             sim.target = recorded_target(group)
-            second = second_look(sim, seed, read(group, "states"), read(group, "actions"))
+            actions = read(group, "actions", finite=False)  # a policy's may be NaN, which the judge has to say
+            second = second_look(sim, seed, read(group, "states"), actions)
             rejudged.append(Rejudged(name, seed, verdict, attribute_text(group.attrs["verdict"]), second))
         return rejudged
 
