@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,9 @@ class RayWorkers(Workers):
         variables = {name: os.environ[name] for name in THREAD_VARIABLES} | {"PYTHONPATH": str(ROOT)}
         address = os.environ.get("RAY_ADDRESS", "local")
         try:
+            _knock(address)
             ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"no Ray cluster answers at RAY_ADDRESS={address} "
                 f"({' '.join(str(error).split())[:160]}); start one with: ray start --head"
@@ -96,6 +98,17 @@ class RayWorkers(Workers):
                 results[number] = result = _result(reference)
                 if done is not None:
                     done(number, result)
+
+
+def _knock(address: str) -> None:
+    """Connect once to a cluster's address, such as "host:6379": Ray itself goes on trying for many minutes.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _cluster_cpus() -> int:
