@@ -59,7 +59,7 @@ class LatencyOptions:
     """Decisions of each kind."""
     loop_steps: int = 10_000
     """Decisions at 20 Hz, for each policy: 10,000 take 500 seconds. 0: no loop."""
-    output: Path = Path("docs/results/action_latency.json")
+    output: Path = Path("runs/action_latency.json")
     """Result file."""
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ from vla.evaluation.episode import episode_result
 from vla.evaluation.results_json import RESULTS_VERSION
 from vla.files import atomic_path
 from vla.judging.verdict import Judge
-from vla.policies.checkpoint import load_policy
+from vla.policies.checkpoint import build_model, load_policy
 from vla.policies.text_encoder import TextEncoder, matching_text_encoder
 from vla.sim.rollout import Step
 from vla.sim.table import TableCube, TableLayout
@@ -37,6 +37,7 @@ from vla.web import past_evaluations
 from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.demo_listing import DemoFile
 from vla.web.loaded_policy import RecentEmbeddings, TextEncoders
+from vla.web.model_facts import _parameters
 from vla.web.temporary_files import Sweeper
 from vla.web.waiting_lines import LINES
 
@@ -274,3 +275,12 @@ def test_past_evaluations_are_shown_or_it_is_said_why_not(
     assert [episode.seed for episode in found.episodes] == [4, 3]  # failures first
     assert found.videos == [tmp_path / "good/episode_4.mp4", None]
     assert "checkpoints/mine.pth" in past_evaluations.description(found)
+
+
+def test_table_1_counts_the_trained_network_and_not_the_rearranged_one() -> None:
+    """The acting network holds most of its weights outside of parameters."""
+    path = SHIPPED
+    acting, checkpoint = load_policy(path, torch.device("cpu"))
+    trained: Any = build_model(checkpoint, path)
+    total = sum(parameter.numel() for parameter in trained.parameters())
+    assert f"**{total:,}**" in _parameters(acting, "clip")
