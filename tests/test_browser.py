@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, expect, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 
 from tests.conftest import ROOT, run_script
@@ -83,13 +83,18 @@ def _visit(browser: Browser, page: Page, size: dict[str, int] = DESK) -> Iterato
     context = browser.new_context(viewport={"width": size["width"], "height": size["height"]})
     tab = context.new_page()
     errors: list[str] = []
-    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda message: errors.append(_where(message)) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(error.stack or str(error)))
     tab.goto(page.url)
     expect(tab.get_by_role("button", name="Run", exact=True)).to_be_visible(timeout=20_000)
     yield tab
     context.close()
     assert errors == []
+
+
+def _where(message: ConsoleMessage) -> str:
+    """What a message of the console says, and which file it is about."""
+    return f"{message.text} ({message.location['url']})"
 
 
 def _tab_to(tab: BrowserPage, name: str) -> None:

@@ -38,6 +38,7 @@ from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.demo_listing import DemoFile
 from vla.web.loaded_policy import RecentEmbeddings, TextEncoders
 from vla.web.model_facts import _parameters
+from vla.web.picture import served
 from vla.web.temporary_files import Sweeper
 from vla.web.waiting_lines import LINES
 
@@ -52,6 +53,19 @@ def test_only_known_checkpoints_are_opened(tmp_path: Path) -> None:
     for name, found in (("../broken.pth", "no checkpoint of that name"), ("broken.pth", "not a whole checkpoint")):
         with pytest.raises(UserError, match=found):
             choices[name]
+
+
+def test_an_image_that_a_browser_may_be_reading_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    image = np.zeros((4, 4, 3), np.uint8)
+    path = Path(served(image))
+    assert path.read_bytes().startswith(b"\x89PNG")
+    path.write_text("the first answer")
+    assert served(image) == str(path)
+    assert path.read_text() == "the first answer"
+    assert served(image + 1) != str(path)
 
 
 def test_a_checkpoint_that_is_being_written_is_no_choice(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from vla.errors import UserError
 from vla.evaluation.video import demo_frames, write_video
@@ -17,6 +16,7 @@ from vla.web import past_evaluations
 from vla.web.checks import PageError, user_errors_shown
 from vla.web.curves import draw_curves
 from vla.web.demo_listing import DemoFile, demo_evidence
+from vla.web.picture import served
 
 
 class ArchiveHandlers:
@@ -53,12 +53,12 @@ class ArchiveHandlers:
                 return
         raise PageError("this evaluation has no such episode; choose one from its list")
 
-    def demonstration(self, name: str) -> Iterator[tuple[str, Image.Image, str]]:
+    def demonstration(self, name: str) -> Iterator[tuple[str, str, str]]:
         """Yield of one demonstration: its description, its curves, its video."""
         with user_errors_shown():
             demo = self.demos.read(name)
         text = f"### {name}, seed {demo.seed}: {demo.verdict().words}\n\n“{demo.instruction}”, {len(demo)} steps."
-        curves = draw_curves(*demo_evidence(demo))
+        curves = served(draw_curves(*demo_evidence(demo)))
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder, f"{name}.mp4")
             write_video(video, demo_frames(demo))

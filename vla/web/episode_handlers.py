@@ -16,6 +16,7 @@ from vla.web.checks import PageError, checked_instruction, checked_placement, us
 from vla.web.episode_runner import EpisodeRunner
 from vla.web.live_episode import LiveEpisode
 from vla.web.mailbox import InstructionChange, Mailbox, Mailboxes, Push
+from vla.web.picture import served
 from vla.web.waiting_lines import WaitingLines
 
 STARTING = "The episodes start ..."
@@ -62,7 +63,9 @@ class EpisodeHandlers:
             notice = live_view.notice_html("The episode ended before its first step.")
             yield notice, episode.verdict_html(), None, None, {}
             return
-        view, verdict, curves, summary = episode.html(), episode.verdict_html(), episode.curves(), episode.summary()
+        view, verdict, summary = episode.html(), episode.verdict_html(), episode.summary()
+        drawn = episode.curves()
+        curves = None if drawn is None else served(drawn)
         yield view, verdict, curves, None, summary
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies the video before it asks for more
             video = Path(folder, f"episode_{episode.task.seed}.mp4")

@@ -1,4 +1,7 @@
-"""The events that show still images: the table from above, first images, and the tab "Single image"."""
+"""The events that show still images: the table from above, first images, and the tab "Single image".
+
+Images are returned as paths (`vla.web.picture`).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from vla.web.goals import Said, layout_of
 from vla.web.known_views import KnownViews
 from vla.web.live_view import heard_words
 from vla.web.loaded_policy import LoadedPolicy
+from vla.web.picture import served
 from vla.web.second_simulator import SecondSimulator
 from vla.web.uploads import read_square
 
@@ -33,13 +37,14 @@ class ImageHandlers:
         self.examples = self._views.examples
         """File and description of each example image."""
 
-    def table(
-        self, by_hand: bool, x_cm: float, y_cm: float, yaw_deg: float, seed: int | None, driver: str
-    ) -> Image.Image:
+    def table(self, by_hand: bool, x_cm: float, y_cm: float, yaw_deg: float, seed: int | None, driver: str) -> str:
         """Draw the table from above, with the cube where the visitor or else the seed puts it, or with all cubes."""
+        return served(self._table(by_hand, (x_cm, y_cm, yaw_deg), seed, driver))
+
+    def _table(self, by_hand: bool, place: tuple[float, float, float], seed: int | None, driver: str) -> Image.Image:
         env = self._choices.env(str(driver))
         if by_hand and env.scene.kind == "lift":
-            return table_view.draw_table(checked_placement(x_cm, y_cm, yaw_deg))
+            return table_view.draw_table(checked_placement(*place))
         try:
             if env.scene.kind == "cubes":
                 return table_view.draw_cubes(layout_of(env, checked_seed(seed)))
@@ -58,7 +63,7 @@ class ImageHandlers:
         x_m, y_m = table_view.position_of_click(*event.index)
         return True, round(100 * x_m, 1), round(100 * y_m, 1)
 
-    def first_image(self, seed: int | None, driver: str | None = None) -> np.ndarray:
+    def first_image(self, seed: int | None, driver: str | None = None) -> str:
         """Return the image at the start of an episode, (224, 224, 3) uint8.
 
         It comes from the simulator that `driver` acts in; None: the first of all drivers.
@@ -67,11 +72,11 @@ class ImageHandlers:
         with user_errors_shown():
             view = self._simulator.start_view(env, checked_seed(seed))
         self._views.keep(view)
-        return view.image
+        return served(view.image)
 
     def predict_actions(
         self, upload: dict[str, Any] | None, instruction: str, name: str
-    ) -> tuple[list[list[float]], Image.Image, Image.Image, str]:
+    ) -> tuple[list[list[float]], str, str, str]:
         """Predict the next K actions of the policy `name`; returns (rows, planned path, heat map, note)."""
         with user_errors_shown():
             image = read_square(_uploaded_file(upload))
@@ -82,12 +87,12 @@ class ImageHandlers:
             action_chunk = policy.action_chunk(image, instruction, viewpoint.eef_pos)
             (heat,) = image_answers.where_it_looks(policy, image, [instruction], viewpoint.eef_pos)
             note = self._note(policy, image, instruction, known is not None)
-        plan = image_answers.draw_plan(image, action_chunk, viewpoint)
-        return image_answers.action_rows(action_chunk), plan, image_answers.draw_heat(image, heat), note
+        plan = served(image_answers.draw_plan(image, action_chunk, viewpoint))
+        return image_answers.action_rows(action_chunk), plan, served(image_answers.draw_heat(image, heat)), note
 
     def compare_looks(
         self, upload: dict[str, Any] | None, instruction: str, other: str, name: str
-    ) -> tuple[Image.Image, Image.Image, str]:
+    ) -> tuple[str, str, str]:
         """Show where the policy `name` looks in one image under two instructions; returns (heat map of each, note)."""
         with user_errors_shown():
             image = read_square(_uploaded_file(upload))
@@ -97,7 +102,7 @@ class ImageHandlers:
             one, two = image_answers.where_it_looks(policy, image, said, viewpoint.eef_pos)
             first, second = (policy.action_chunk(image, text, viewpoint.eef_pos)[0] for text in said)
         note = image_answers.difference_note(first, second)
-        return image_answers.draw_heat(image, one), image_answers.draw_heat(image, two), note
+        return served(image_answers.draw_heat(image, one)), served(image_answers.draw_heat(image, two)), note
 
     def _note(self, policy: LoadedPolicy, image: np.ndarray, instruction: str, viewpoint_known: bool) -> str:
         """Return what a visitor should know about the answer, as Markdown."""

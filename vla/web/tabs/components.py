@@ -33,11 +33,15 @@ class OfScene:
 
 
 def driver_box(handlers: Handlers, label: str) -> gr.Dropdown:
-    """The choice of who drives the arm."""
+    """The choice of who drives the arm; it opens once `connect_scene` has left the drivers of the scene in it.
+
+    Were it open while its list grows shorter, Gradio's script would look for what is no longer there.
+    """
     return gr.Dropdown(
         handlers.choices.drivers(),
         value=handlers.runner.first_driver,
         label=f"{label}: checkpoint, expert or control",
+        interactive=False,
     )
 
 

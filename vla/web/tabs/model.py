@@ -7,6 +7,7 @@ from PIL import Image
 
 from vla.web.handlers import Handlers
 from vla.web.model_facts import about_model, about_training, latest_evaluation, training_curves
+from vla.web.picture import served
 from vla.web.tabs.components import at_each_visit
 
 
@@ -14,9 +15,12 @@ def model_tab(handlers: Handlers, page: gr.Blocks) -> None:
     """Build the tab."""
     choices, archive = handlers.choices, handlers.archive
 
-    def curves() -> Image.Image | None:
+    def curves() -> str | None:
         found = training_curves(choices)
-        return None if found is None else Image.open(found)
+        if found is None:
+            return None
+        with Image.open(found) as picture:
+            return served(picture)
 
     at_each_visit(page, gr.Markdown(), lambda: about_model(choices))
     gr.Markdown("## Training")

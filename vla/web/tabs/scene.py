@@ -33,8 +33,8 @@ def connect_scene(
 
     def who(chosen: str) -> list[Any]:
         return [
-            *(gr.Dropdown(scene.drivers(chosen)) for _ in drivers),
-            *(gr.Dropdown(scene.policies(chosen)) for _ in policies),
+            *(gr.Dropdown(scene.drivers(chosen), interactive=True) for _ in drivers),
+            *(gr.Dropdown(scene.policies(chosen), interactive=True) for _ in policies),
         ]
 
     def at_load(chosen: str) -> list[Any]:

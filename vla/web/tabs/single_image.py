@@ -47,7 +47,8 @@ def single_image_tab(handlers: Handlers, first_seed: int) -> OfScene:
             instruction = instruction_input(handlers, first_seed)
             names = handlers.choices.names()
             first = handlers.runner.first_driver
-            policy = gr.Dropdown(names, value=first if first in names else None, label="Policy")
+            # As with `driver_box`, a list that grows shorter must not be open.
+            policy = gr.Dropdown(names, value=first if first in names else None, label="Policy", interactive=False)
             predict = gr.Button("Predict", variant="primary")
         with gr.Column(scale=4, min_width=320):
             note = gr.Markdown()
