@@ -16,7 +16,7 @@ one. --import reads demonstrations of robomimic: they can be looked at here and 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -43,9 +43,10 @@ from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
 from vla.policies.located import located_numbers
 from vla.policies.network import Locates
-from vla.policies.preprocess import ImageSpec, cut, proprioception
+from vla.policies.preprocess import ImageSpec, cut, cut_shape, proprioception
 from vla.sim.config import warn_of_version_drift
 from vla.sim.table import TableLayout
+from vla.training.frames import Frames, FramesInMemory
 
 CHUNK_SIZE = 10
 """K, actions that follow a window."""
@@ -58,8 +59,8 @@ class LiftDataset(Dataset[Segment]):
     the K actions that follow it. Neighbouring windows share most of their frames, so a segment serves them together
     and each frame is encoded once.
 
-    All frames are decoded once, cut to the region of interest, and kept in memory (0.05 MB each for the `cpu` recipe).
-    Read from the file, a single frame would cost the decoding of the 16 frames of its HDF5 chunk.
+    All frames are decoded once, cut to the region of interest (0.05 MB each for the `cpu` recipe), and kept where there
+    is room for them (`vla.training.frames`).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class LiftDataset(Dataset[Segment]):
         margin_px: int = 0,
         locates: Locates = "target",
         asker: Asker | None = None,
+        frames: Frames | None = None,
     ) -> None:
         """Decode the episodes `names` of the file at `path`.
 
@@ -86,9 +88,11 @@ class LiftDataset(Dataset[Segment]):
             margin_px: pixels kept around the region, for the augmentation's shift.
             locates: the cubes whose positions are given: the target's, or those that instructions can name.
             asker: draws other instructions that ask for the same; None: those of the demonstrations stay.
+            frames: where the decoded frames go, beside others; None: in memory.
 
         Raises:
-            UserError: none of the episodes succeeded, or they know of one cube only and `locates` asks for more.
+            UserError: none of the episodes succeeded, they know of one cube only and `locates` asks for more, or their
+                pictures differ in size.
         """
         self.observation_horizon = observation_horizon
         self.chunk_size = chunk_size
@@ -97,14 +101,20 @@ class LiftDataset(Dataset[Segment]):
         self._episodes: dict[str, _Episode] = {}
         with open_demos(path, imported=True) as file:
             chosen = [name for name in names if is_success(file["data"][name])]
+            if not chosen:
+                raise UserError(f"{path}: no successful episode among the {len(names)} selected; see --exclude")
+            spec = image or ImageSpec()
+            if frames is None:
+                count, picture = frame_count(file, chosen)
+                frames = FramesInMemory(count, cut_shape(picture, spec, margin_px))
+            self._frames = frames
             for name in tqdm(chosen, unit="episode", desc="decode", leave=False, disable=None):
-                episode = _read_episode(file["data"][name], image or ImageSpec(), margin_px, locates)
-                self._episodes[name] = episode
+                demo = file["data"][name]
+                first_frame = frames.append(cut(torch.from_numpy(demo_array(demo, "images")), spec, margin_px))
+                episode = self._episodes[name] = _read_episode(demo, first_frame, locates)
                 ends = list(range(0, len(episode.actions), stride))
                 for first in range(0, len(ends), windows_per_segment):
                     self.segments.append((name, ends[first : first + windows_per_segment]))
-        if not self.segments:
-            raise UserError(f"{path}: no successful episode among the {len(names)} selected; see --exclude")
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -112,10 +122,6 @@ class LiftDataset(Dataset[Segment]):
     def window_count(self) -> int:
         """Number of windows in all segments."""
         return sum(len(ends) for _, ends in self.segments)
-
-    def megabytes(self) -> float:
-        """Memory of the decoded frames, in MB."""
-        return sum(episode.frames.nbytes for episode in self._episodes.values()) / 1e6
 
     def __getitem__(self, index: int) -> Segment:
         name, ends = self.segments[index]
@@ -130,7 +136,7 @@ class LiftDataset(Dataset[Segment]):
         if self.asker is not None:
             instruction = self.asker.again(instruction, episode.layout, episode.target)
         return Segment(
-            frames=episode.frames[first : last + 1],
+            frames=self._frames.read(episode.first_frame + first, episode.first_frame + last + 1),
             windows=torch.from_numpy(windows),
             actions=torch.from_numpy(actions[np.minimum(future, len(actions) - 1)]),
             mask=torch.from_numpy(mask),
@@ -145,7 +151,8 @@ class LiftDataset(Dataset[Segment]):
 class _Episode(NamedTuple):
     """A decoded episode of L steps; the fields are those of `Segment`."""
 
-    frames: Tensor
+    first_frame: int
+    """Its number among all frames."""
     actions: np.ndarray
     """(L, 7)."""
     positions: np.ndarray
@@ -159,14 +166,21 @@ class _Episode(NamedTuple):
     target: int | None
 
 
-def _read_episode(demo: h5py.Group, image: ImageSpec, margin_px: int, locates: Locates) -> _Episode:
+def frame_count(file: h5py.File, names: Iterable[str]) -> tuple[int, tuple[int, ...]]:
+    """Number of frames of the demonstrations `names`, which are not none, and the shape of one, (H, W, 3)."""
+    shapes = [file["data"][name]["images"].shape for name in names]
+    return sum(shape[0] for shape in shapes), shapes[0][1:]
+
+
+def _read_episode(demo: h5py.Group, first_frame: int, locates: Locates) -> _Episode:
+    """Read all of an episode but its frames, which are there already."""
     gripper, fingers = demo_array(demo, "obs/robot0_eef_pos"), demo_array(demo, "obs/robot0_gripper_qpos")
     cubes, present = _cube_positions(demo, locates)
     layout, target = scene_of(demo)
     offsets = (cubes - gripper[:, None]).reshape(len(cubes), -1)  # (L, 3 M)
     positions = np.column_stack([offsets, fingers[:, 0] - fingers[:, 1]]) * 10
     return _Episode(
-        frames=cut(torch.from_numpy(demo_array(demo, "images")), image, margin_px),
+        first_frame=first_frame,
         actions=demo_array(demo, "actions"),
         positions=positions.astype(np.float32),
         present=present,
@@ -235,7 +249,7 @@ def make_loader(
     order: torch.Generator | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Segment]:
-    """Batches of `batch_segments` segments, served from memory without loading processes.
+    """Batches of `batch_segments` segments, served without loading processes.
 
     Args:
         order: generator of a random order, used for nothing else; None keeps the dataset's order.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from vla import stages
+from vla.demos.stills import stills_facts
 from vla.errors import UserError, run_script
 from vla.files import run_lock
 from vla.policies.asking import Asker
@@ -33,12 +34,13 @@ from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpo
 from vla.policies.devices import choose_device, stop_on_machine_fault
 from vla.policies.hub import push_policy
 from vla.policies.network import Losses, TrainableNetwork, model_architecture
-from vla.policies.preprocess import prepare_augmented, prepare_regions
+from vla.policies.preprocess import cut_shape, prepare_augmented, prepare_regions
 from vla.policies.text_encoder import TEXT_DIMS, InstructionEmbeddings
 from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
 from vla.training.demonstrations import Demonstrations
 from vla.training.distributed import Processes, end_together, join
+from vla.training.frames import Frames, FramesOnGpu, make_frames
 from vla.training.log import TrainingLog
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions, is_run_checkpoint
@@ -126,9 +128,11 @@ class Trainer:
         self.margin_px = recipe.augmentation.margin_px(env.image_size_px)
         self.order = torch.Generator()
         self.asker = Asker(state.language["texts"]) if self.language.wordings else None
+        self.frames = self._make_frames(demonstrations)
         self.train_batches = self._batches(self._training_data(demonstrations), self.order)
         has_valid = bool(demonstrations.names["valid"])
         self.valid_batches = self._batches(self._windows(demonstrations, "valid", None), None) if has_valid else None
+        print(f"{len(self.frames):,} frames, {self.frames.nbytes / 1e6:,.0f} MB, {self.frames.where}")
         self.steps_per_epoch = min(len(self.train_batches), options.max_steps or len(self.train_batches))
         self.total_steps = self.steps_per_epoch * recipe.epochs
 
@@ -156,6 +160,13 @@ class Trainer:
             f"vision {describe(state.vision_identity)} | text {describe(state.text_identity)}"
         )
 
+    def _make_frames(self, demonstrations: Demonstrations) -> Frames:
+        """Make room for the frames of all data, where there is enough of it."""
+        stills = self.options.stills
+        count = demonstrations.frame_count + (0 if stills is None else stills_facts(stills)[1])
+        shape = cut_shape(demonstrations.picture_shape, self.recipe.image, self.margin_px)
+        return make_frames(count, shape, self.device, self.options.output_dir, self.options.frame_memory_gb)
+
     def _training_data(self, demonstrations: Demonstrations) -> Dataset[Segment]:
         """The demonstrations for training, and the stills where there are any."""
         windows = self._windows(demonstrations, "train", self.asker)
@@ -172,8 +183,9 @@ class Trainer:
             self.recipe.image,
             self.margin_px,
             self.language.locates,
+            self.frames,
         )
-        print(f"{len(stills)} stills, {stills.frames.nbytes / 1e6:.0f} MB of frames in memory")
+        print(f"{len(stills)} stills")
         return ConcatDataset([windows, stills])
 
     def _windows(self, demonstrations: Demonstrations, split: str, asker: Asker | None) -> Dataset[Segment]:
@@ -190,18 +202,17 @@ class Trainer:
             self.margin_px,
             self.language.locates,
             asker,
+            self.frames,
         )
-        print(
-            f"{split}: {len(names)} episodes, {dataset.window_count()} windows, "
-            f"{dataset.megabytes():.0f} MB of frames in memory"
-        )
+        print(f"{split}: {len(names)} episodes, {dataset.window_count()} windows")
         windows: Dataset[Segment] = dataset
         return windows
 
     def _batches(self, data: Dataset[Segment], order: torch.Generator | None) -> DataLoader[Batch]:
         """Batches of the recipe's size, in random order for training (sec. 4.5.1)."""
+        pin_memory = self.device.type == "cuda" and not isinstance(self.frames, FramesOnGpu)
         batches: DataLoader[Batch] = stages.dataset_loader().make_loader(
-            data, self.recipe.batch_segments, order, pin_memory=self.device.type == "cuda"
+            data, self.recipe.batch_segments, order, pin_memory
         )
         return batches
 

@@ -86,6 +86,17 @@ def test_the_cpu_recipe_starts_vision_from_scratch_and_says_what_else_there_is(
     assert dataclasses.replace(options, vision_weights="IMAGENET1K_V1").resolve().vision_weights == "IMAGENET1K_V1"
 
 
+def test_frames_in_a_file_train_the_same_weights(
+    finished: tuple[TrainOptions, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, printed = finished
+    assert "MB, in memory" in printed
+    train(dataclasses.replace(options, output_dir=tmp_path, frame_memory_gb=0.0))
+    assert "MB, in a temporary file, for want of memory" in capsys.readouterr().out
+    first, again = (load_checkpoint(folder / "last.pth")["model"] for folder in (options.output_dir, tmp_path))
+    assert all(torch.equal(weights, again[name]) for name, weights in first.items())
+
+
 def test_a_finished_run_that_is_asked_for_again_stays_as_it_is(
     finished: tuple[TrainOptions, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

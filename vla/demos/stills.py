@@ -129,23 +129,23 @@ def stills_sha256(path: Path) -> str:
         return sha256(path)
 
 
-def stills_env_args(path: Path) -> str:
-    """Scene and simulator of the stills at `path` (`vla.sim.config.EnvConfig.to_env_args`).
+def stills_facts(path: Path) -> tuple[str, int]:
+    """Scene and simulator of the stills at `path` (`vla.sim.config.EnvConfig.to_env_args`), and their number.
 
     Raises:
         UserError: it is no whole file of stills of this version.
     """
     with _open(path) as file:
-        return attribute_text(file.attrs["env_args"])
+        return attribute_text(file.attrs["env_args"]), len(file["layouts"])
 
 
-def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> Stills:
+def read_stills(path: Path, take_images: Callable[[np.ndarray], object] | None = None) -> Stills:
     """Read all stills of a file into memory.
 
     Args:
         path: the file.
-        cut: returns the part of images, (n, H, W, 3), that is kept. It is called for some images at a time, so that
-            the whole pictures of all are never in memory together.
+        take_images: is given the images, (n, H, W, 3), some at a time, in order, so that those of all are never in
+            memory together; the array of them then has no rows.
 
     Raises:
         UserError: it is no whole file of stills of this version.
@@ -157,8 +157,12 @@ def read_stills(path: Path, cut: Callable[[np.ndarray], np.ndarray] = lambda ima
         except (UnsafeFileError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{path} holds broken stills ({str(error)[:300]}); {_mend(path)}") from None
         images = file["images"]
-        parts = [cut(images[first : first + _READ_TOGETHER]) for first in range(0, len(images), _READ_TOGETHER)]
-        arrays["images"] = np.concatenate(parts)
+        if take_images is None:
+            arrays["images"] = images[:]
+        else:
+            for first in range(0, len(images), _READ_TOGETHER):
+                take_images(images[first : first + _READ_TOGETHER])
+            arrays["images"] = images[:0]
     return Stills(layouts=layouts, **arrays)
 
 

@@ -80,6 +80,11 @@ def cut(images: Tensor, spec: ImageSpec, margin_px: int = 0) -> Tensor:
     return images[:, rows.to(images.device)][:, :, columns.to(images.device)]
 
 
+def cut_shape(picture: tuple[int, ...], spec: ImageSpec, margin_px: int) -> tuple[int, ...]:
+    """Shape of what `cut` leaves of a picture of this shape, (H, W, C)."""
+    return tuple(cut(torch.empty((1, *picture), device="meta"), spec, margin_px).shape[1:])
+
+
 def prepare(images: Tensor, spec: ImageSpec) -> Tensor:
     """Turn camera images into network input.
 

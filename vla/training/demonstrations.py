@@ -28,6 +28,10 @@ class Demonstrations:
     """Names for 'train' and 'valid', in the order of the file."""
     instructions: list[str]
     """Every instruction in the file, sorted; in the scene lift the report's eight, too."""
+    frame_count: int
+    """Frames of all of them."""
+    picture_shape: tuple[int, ...]
+    """Of the first one's, (H, W, 3)."""
     env_args: str
     """Scene and simulator of the file (`vla.sim.config.EnvConfig.to_env_args`)."""
     file_sha256: str
@@ -44,14 +48,14 @@ class Demonstrations:
         Raises:
             UserError: the file or the list cannot be used, or the file holds fewer.
         """
-        selected_names = stages.dataset_loader().selected_names
+        loader = stages.dataset_loader()
         with open_demos(path, imported=True) as file:
             env_args = attribute_text(file["data"].attrs["env_args"])
             warn_of_version_drift(env_args, str(path))
             in_file = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
             if EnvConfig.from_env_args(env_args).scene.kind == "lift":
                 in_file |= set(INSTRUCTIONS)
-            names = {split: selected_names(file, split, exclude) for split in ("train", "valid")}
+            names = {split: loader.selected_names(file, split, exclude) for split in ("train", "valid")}
             available = len(names["train"])
             if num_demos is not None and num_demos > available:
                 raise UserError(
@@ -59,9 +63,10 @@ class Demonstrations:
                     "python 1_collect_demos.py --num-episodes N --output NEW_FILE"
                 )
             names["train"] = names["train"][:num_demos]
+            frame_count, picture = loader.frame_count(file, [*names["train"], *names["valid"]])
             content = content_hash(file, names)
             source = Source.of(file)
-        return cls(path, names, sorted(in_file), env_args, sha256(path), content, source)
+        return cls(path, names, sorted(in_file), frame_count, picture, env_args, sha256(path), content, source)
 
 
 def content_hash(file: h5py.File, names: Mapping[str, Iterable[str]]) -> str | None:

@@ -90,6 +90,9 @@ class TrainOptions:
     for cpu, IMAGENET1K_V1 for full."""
     clip_weights: str = "openai"
     """Text encoder's weights: open_clip tag, local file, or 'none'."""
+    frame_memory_gb: float | None = None
+    """Memory for the decoded frames, in GB; where they need more, a temporary file in OUTPUT_DIR holds them. By default
+    half of what is free, on the GPU and in the machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto takes a CUDA GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -116,6 +119,7 @@ class TrainOptions:
             ("seed", 0),
             ("max_steps", 1),
             ("num_demos", 1),
+            ("frame_memory_gb", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vla.demos.stills import COLLECT_STILLS, read_stills, stills_env_args
+from vla.demos.stills import COLLECT_STILLS, read_stills, stills_facts
 from vla.errors import UserError
 from vla.experts.idle import idle_action
 from vla.policies.asking import Asker
 from vla.policies.batch import Segment
 from vla.policies.located import located_numbers
 from vla.policies.network import Locates
-from vla.policies.preprocess import ImageSpec, cut, proprioception
+from vla.policies.preprocess import ImageSpec, cut, cut_shape, proprioception
+from vla.sim.config import EnvConfig
+from vla.training.frames import Frames, FramesInMemory
 
 
 class StillDataset(Dataset[Segment]):
@@ -35,6 +37,7 @@ class StillDataset(Dataset[Segment]):
         image: ImageSpec,
         margin_px: int,
         locates: Locates,
+        frames: Frames | None = None,
     ) -> None:
         """Read the stills at `path`; the arguments are those of `LiftDataset`.
 
@@ -45,14 +48,17 @@ class StillDataset(Dataset[Segment]):
         Raises:
             UserError: it is no whole file of stills of this version, or they come from another scene or simulator.
         """
-        if stills_env_args(path) != env_args:
+        found, count = stills_facts(path)
+        if found != env_args:
             raise UserError(
                 f"{path} and the demonstrations come from different scenes or simulators; name the stills that were "
                 f"collected with these demonstrations, or collect both anew: {COLLECT_STILLS} --output NEW_FILE"
             )
-        stills = read_stills(path, lambda images: cut(torch.from_numpy(images), image, margin_px).numpy())
-        self.frames = torch.from_numpy(stills.images)
-        """(N, R, R, 3) uint8."""
+        if frames is None:
+            side_px = EnvConfig.from_env_args(env_args).image_size_px
+            frames = FramesInMemory(count, cut_shape((side_px, side_px, 3), image, margin_px))
+        self._frames, self._first_frame = frames, len(frames)
+        stills = read_stills(path, lambda images: frames.append(cut(torch.from_numpy(images), image, margin_px)))
         self._layouts, self._expert = stills.layouts, stills.expert_actions
         self._asker = asker
         self._shape = observation_horizon, chunk_size
@@ -76,7 +82,7 @@ class StillDataset(Dataset[Segment]):
         mask[:, 0] = True
         positions, present = self._located(index, asked.target)
         return Segment(
-            frames=self.frames[index : index + 1],
+            frames=self._frames.read(self._first_frame + index, self._first_frame + index + 1),
             windows=torch.zeros(1, horizon, dtype=torch.long),
             actions=torch.from_numpy(action).expand(1, chunk_size, -1),
             mask=mask,
