@@ -257,8 +257,9 @@ class Trainer:
                 self.log.video("rollout", self.rollouts.video, self.state.step)
         record["seconds"] = time.perf_counter() - start
         self.state.history.append(record)
-        self.log.epoch(self.state.history, self.recipe.epochs)
+        self.log.epoch(self.state.history)
         self._save(record)
+        self.log.say_finished(record, self.recipe.epochs)
 
     def _train(self) -> LossMeter:
         """One pass over the training batches (sec. 4.4)."""

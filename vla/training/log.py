@@ -70,7 +70,7 @@ class TrainingLog:
                 self._writer.add_scalar(f"train/{name}", value, step)
             self._writer.add_scalar("learning_rate", learning_rate, step)
 
-    def epoch(self, history: list[dict[str, Any]], epochs: int) -> None:
+    def epoch(self, history: list[dict[str, Any]]) -> None:
         """Log the last of the finished epochs, and write the files that show all of them."""
         assert self._writer is not None
         record = history[-1]
@@ -78,10 +78,13 @@ class TrainingLog:
             if name.startswith(("valid/", "rollout/")):
                 self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
-        parts = [f"{name} {record[name]:.4f}" for name in _EPOCH_KEYS if name in record]
-        print(f"epoch {record['epoch']}/{epochs} | {' | '.join(parts)} | {record['seconds']:.0f} s", flush=True)
         write_text(self._output_dir / "history.json", json.dumps(history, indent=1))
         self._plot(history)
+
+    def say_finished(self, record: dict[str, Any], epochs: int) -> None:
+        """Print the line of an epoch. What it says is finished must be in a checkpoint by then."""
+        parts = [f"{name} {record[name]:.4f}" for name in _EPOCH_KEYS if name in record]
+        print(f"epoch {record['epoch']}/{epochs} | {' | '.join(parts)} | {record['seconds']:.0f} s", flush=True)
 
     def video(self, tag: str, path: Path, step: int) -> None:
         """Add a video file to TensorBoard."""
