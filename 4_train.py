@@ -275,13 +275,13 @@ class Trainer:
         losses = LossMeter()
         self.log.begin_epoch(self.state.step)
         for batch in itertools.islice(batches, self.steps_per_epoch):
-            losses.add(self._train_step(network, batch, augmentation))
+            losses.add(self.train_step(network, batch, augmentation))
             if self.log.is_due(self.state.step):
                 self._read(losses)
         self._read(losses)  # also before anything is validated or saved
         return losses
 
-    def _train_step(self, network: TrainableNetwork, whole: Batch, augmentation: torch.Generator) -> dict[str, Tensor]:
+    def train_step(self, network: TrainableNetwork, whole: Batch, augmentation: torch.Generator) -> dict[str, Tensor]:
         """Augment, predict, and step down the gradient of the loss; returns the losses, still on the device."""
         self.learning_rate = self.recipe.learning_rate_at(self.state.step, self.total_steps, self.options.restarts)
         for group in self.optimiser.param_groups:

@@ -156,7 +156,7 @@ class Evaluating(Kind):
         return ["5_evaluate.py", "--policy", "expert", *arguments]
 
     def items(self, folder: Path) -> dict[int, str]:
-        found = {}
+        found: dict[int, str] = {}
         for path in folder.glob("out/partial-*/episode_*.npz"):
             with np.load(path, allow_pickle=False) as stored:
                 row = json.loads(str(stored["result"]))
