@@ -6,7 +6,7 @@ TRAIN := 4_train.py --resume $(if $(filter none,$(WEIGHTS)),--clip-weights none)
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo demo-language test test-fast test-web attacks peer lerobot collect train evaluate web lint setup help
+.PHONY: demo demo-language test test-fast test-web attacks bench peer lerobot collect train evaluate web lint setup help
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test-fast the tests that need no training, no script and no browser (under 2 minutes)"
 	@echo "make test-web  the page's tests, with a browser that is installed for it"
 	@echo "make attacks   try 79 ways to fool the verdict, 50 times each, and 500 honest lifts (an hour or more)"
+	@echo "make bench     what each part costs, beside its limit and the naive way (ten minutes on a quiet machine)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
 	@echo "make peer      robomimic on the same demonstrations, in an environment of its own (half an hour)"
 	@echo "make lerobot   LeRobot in an environment of its own; five demonstrations and the shipped policy exported to it"
@@ -69,6 +70,12 @@ evaluate: setup
 
 web: setup
 	$(RUN) web_interface.py
+
+bench: setup data/lift_demos.hdf5
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/bench.py
+
+data/lift_demos.hdf5:
+	$(RUN) 1_collect_demos.py
 
 # Each process tests files of its own, with one thread: several that compute with all cores would slow each other down.
 test: setup .venv/language

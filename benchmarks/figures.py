@@ -13,9 +13,11 @@ from typing import Any
 
 import arms_table
 import sequential_test
+from bench import bench_table, starts_table
 from controls import controls_table
 from edge_cases import edge_cases_table
 from evaluation_speed import speed_table
+from frame_memory import frame_memory_table
 from fusion import fusion_table
 from judging_cost import judging_cost_table
 from lerobot_eval import eval_table, readback_table
@@ -280,6 +282,9 @@ FIGURES: dict[str, Callable[..., str]] = {
     "peer": lambda results: peer_table(results["peer"], results["shipped"]),
     "edge_cases": lambda results: edge_cases_table(results["edge_cases"]),
     "edge_starts": lambda results: str(results["edge_cases"]["cases"]["zero"]["starts"]),
+    "bench": lambda results: bench_table(results["bench"]),
+    "bench_starts": lambda results: starts_table(results["bench"]),
+    "frame_memory": lambda results: frame_memory_table(results["frame_memory"]),
     "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),
     "text_cosines": lambda results: cosine_table(results["text_encoders"]),
     "text_understanding": lambda results: understanding_table(results["text_encoders"]),

@@ -2,7 +2,8 @@
 
 The same short training runs twice, each time in a process of its own: with its frames in memory, and with memory for a
 quarter of them, so that a temporary file holds them. Then batches of the recipe are read from both places in turn, in
-one process. The file may still lie in the system's cache, which takes what memory is left over.
+one process. The file may still lie in the system's cache, which takes what memory is left over. Writes the result file
+into docs/results, from which `benchmarks/tables.py` makes the table in docs/training.md.
 
     python benchmarks/frame_memory.py
 """
@@ -49,7 +50,7 @@ class FrameMemoryOptions:
     """Optimiser steps of each training."""
     batches: int = 100
     """Batches that are read from each place."""
-    output: Path = Path("runs/frame_memory.json")
+    output: Path = Path("docs/results/frame_memory.json")
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -64,6 +65,8 @@ def main(options: FrameMemoryOptions) -> None:
     shape = cut_shape(demonstrations.picture_shape, recipe.image, margin_px)
     count = demonstrations.frame_count
     allowed_gb = SHARE * count * frame_bytes(shape) / 1e9
+    # First, while this process is small: what a command is started from counts as its peak, too.
+    trained = {"memory": _train(options, 1000.0), "file": _train(options, allowed_gb)}
     with tempfile.TemporaryDirectory() as folder:
         places: dict[str, Frames] = {
             "memory": FramesInMemory(count, shape),
@@ -72,8 +75,7 @@ def main(options: FrameMemoryOptions) -> None:
         read_ms = _read_in_turn(demonstrations, places, margin_px, options.batches)
     measured = {
         place: {"peak_mb": peak_mb, "step_s": step_s, "read_ms": float(np.median(read_ms[place]))}
-        for place, memory_gb in (("memory", 1000.0), ("file", allowed_gb))
-        for peak_mb, step_s in [_train(options, memory_gb)]
+        for place, (peak_mb, step_s) in trained.items()
     }
     content = {
         "frames": count,
@@ -84,7 +86,7 @@ def main(options: FrameMemoryOptions) -> None:
         "versions": run_versions(),
     }
     write_text(options.output, json.dumps(content, indent=1))
-    print(table(content))
+    print(frame_memory_table(content))
 
 
 def _read_in_turn(
@@ -133,7 +135,7 @@ def _train(options: FrameMemoryOptions, memory_gb: float) -> tuple[float, float]
     return used.ru_maxrss / 1000, record["seconds"] / options.steps
 
 
-def table(content: dict[str, Any]) -> str:
+def frame_memory_table(content: dict[str, Any]) -> str:
     """A row for each place."""
     rows = [
         (
