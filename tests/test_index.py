@@ -111,7 +111,8 @@ def _claim(file: h5py.File) -> None:
 
 INDEXES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "no group": (_replace_index, "is not of its demonstrations"),
-    "a demonstration too many": (lambda file: file.copy("data/demo_0", "data/demo_2"), "is not of its demonstrations"),
+    "a demonstration too many": (lambda file: file.copy("data/demo_0", "data/demo_2"), "shape"),
+    "a gap in the numbers": (lambda file: file.copy("data/demo_0", "data/demo_3"), "is not of its demonstrations"),
     "another name": (lambda file: file.move("data/demo_1", "data/demo_01"), "mask/valid"),
     "a column behind a link": (_set("seed", h5py.ExternalLink("elsewhere.hdf5", "/x")), "link"),
     "a column is missing": (lambda file: file["index"].__delitem__("success"), "is no array"),
