@@ -28,6 +28,7 @@ import h5py
 from tqdm import tqdm
 
 from vla.demos.dataset_table import dataset_table
+from vla.demos.index import read_seeds
 from vla.demos.merging import merge
 from vla.demos.options import ATTEMPTS_PER_SCENE, CollectOptions
 from vla.demos.parts import prepare_parts, remove_parts, remove_parts_of
@@ -35,6 +36,7 @@ from vla.demos.recorder import RecordTask, record_in_worker
 from vla.demos.rendering import render_file
 from vla.demos.replay import print_replay
 from vla.demos.schema import (
+    checked_demo,
     collection_rounds,
     demo_names,
     is_collected,
@@ -187,7 +189,7 @@ def _first_of_round(options: CollectOptions, base: Path) -> int:
                 "collect demonstrations with these versions into another --output first, without --dagger"
             )
         first = len(file["data"]) // options.group
-        used = {int(demo.attrs["seed"]) for demo in file["data"].values()}
+        used = set(read_seeds(file).values())
     last = first + options.num_episodes // options.group
     seeds = options.seeds(range(first, last))
     if seeds[-1] not in TRAIN_SEEDS or used.intersection(seeds):
@@ -255,7 +257,7 @@ def _write_videos(file: h5py.File, options: CollectOptions) -> None:
             print(f"no video of episode {number}: the file holds {len(names)}")
             continue
         path = options.videos_dir / f"data_demo_ep{number}.mp4"
-        write_video(path, demo_frames(read_demo(file["data"][names[number - 1]])))
+        write_video(path, demo_frames(read_demo(checked_demo(file, names[number - 1]))))
         print(f"video: {path}")
 
 

@@ -16,7 +16,7 @@ one. --import reads demonstrations of robomimic: they can be looked at here and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -32,11 +32,12 @@ from tqdm import tqdm
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
 from vla.demos.hdf5_checks import attribute_text
 from vla.demos.importing import import_robomimic
+from vla.demos.index import read_index
 from vla.demos.inspection import check_episodes, inspect_file
 from vla.demos.inspection_page import write_page
 from vla.demos.merging import merge_files
 from vla.demos.migration import migrate_file
-from vla.demos.schema import demo_array, demo_names, is_success, open_demos, scene_of
+from vla.demos.schema import checked_demo, checked_demos, demo_array, demo_names, open_demos, scene_of
 from vla.demos.source import Source
 from vla.errors import UserError, run_script
 from vla.policies.asking import Asker
@@ -100,7 +101,8 @@ class LiftDataset(Dataset[Segment]):
         self.segments: list[tuple[str, list[int]]] = []
         self._episodes: dict[str, _Episode] = {}
         with open_demos(path, imported=True) as file:
-            chosen = [name for name in names if is_success(file["data"][name])]
+            index = read_index(file)
+            chosen = [name for name in names if index[name].success]
             if not chosen:
                 raise UserError(f"{path}: no successful episode among the {len(names)} selected; see --exclude")
             spec = image or ImageSpec()
@@ -108,8 +110,8 @@ class LiftDataset(Dataset[Segment]):
                 count, picture = frame_count(file, chosen)
                 frames = FramesInMemory(count, cut_shape(picture, spec, margin_px))
             self._frames = frames
-            for name in tqdm(chosen, unit="episode", desc="decode", leave=False, disable=None):
-                demo = file["data"][name]
+            demos = checked_demos(file, chosen)
+            for name, demo in tqdm(demos, total=len(chosen), unit="episode", desc="decode", leave=False, disable=None):
                 first_frame = frames.append(cut(torch.from_numpy(demo_array(demo, "images")), spec, margin_px))
                 episode = self._episodes[name] = _read_episode(demo, first_frame, locates)
                 ends = list(range(0, len(episode.actions), stride))
@@ -166,10 +168,10 @@ class _Episode(NamedTuple):
     target: int | None
 
 
-def frame_count(file: h5py.File, names: Iterable[str]) -> tuple[int, tuple[int, ...]]:
-    """Number of frames of the demonstrations `names`, which are not none, and the shape of one, (H, W, 3)."""
-    shapes = [file["data"][name]["images"].shape for name in names]
-    return sum(shape[0] for shape in shapes), shapes[0][1:]
+def frame_count(file: h5py.File, names: Sequence[str]) -> tuple[int, tuple[int, ...]]:
+    """Number of frames of the demonstrations `names`, which are not none, and the shape of the first, (H, W, 3)."""
+    index = read_index(file)
+    return sum(index[name].length for name in names), checked_demo(file, names[0])["images"].shape[1:]
 
 
 def _read_episode(demo: h5py.Group, first_frame: int, locates: Locates) -> _Episode:
@@ -271,15 +273,16 @@ def selected_names(file: h5py.File, split: str | None, exclude: Path | None) -> 
         UserError: the list is missing, names an episode that the file does not hold, or names all of them.
     """
     excluded: set[str] = set()
+    held = demo_names(file)
     if exclude is not None:
         if not exclude.is_file():
             raise UserError(f"--exclude {exclude}: no such file; write one demonstration name (demo_3) to a line")
         excluded = {line.strip() for line in exclude.read_text().splitlines() if line.strip()}
-        unknown = excluded - set(file["data"])
+        unknown = excluded - set(held)
         if unknown:
             raise UserError(f"--exclude {exclude} names {sorted(unknown)}, which the file does not hold")
-    if excluded >= set(file["data"]):
-        raise UserError(f"--exclude {exclude} names all {len(file['data'])} episodes; keep some")
+    if excluded >= set(held):
+        raise UserError(f"--exclude {exclude} names all {len(held)} episodes; keep some")
     return [name for name in demo_names(file, split) if name not in excluded]
 
 
@@ -341,9 +344,10 @@ def main(options: InspectOptions) -> None:
     with open_demos(options.data, imported=True) as file:
         warn_of_version_drift(file["data"].attrs["env_args"], str(options.data))
         print(dataset_table(file, options.data))
+        index = read_index(file)
         for split in ("train", "valid"):
             chosen = selected_names(file, split, options.exclude)
-            windows = sum(window_count(int(file["data"][name].attrs["episode_length"])) for name in chosen)
+            windows = sum(window_count(index[name].length) for name in chosen)
             print(f"{split}: {len(chosen)} episodes, {windows} windows (stride {WINDOW_STRIDE})")
         source = Source.of(file)
         episodes = inspect_file(file, selected_names(file, None, options.exclude))

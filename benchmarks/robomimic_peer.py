@@ -28,7 +28,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vla.demos.schema import demo_names, open_demos  # noqa: E402
+from vla.demos.schema import checked_demos, demo_names, open_demos  # noqa: E402
 from vla.errors import UserError, run_script  # noqa: E402
 from vla.evaluation.episode import run_episode  # noqa: E402
 from vla.evaluation.machine import machine_facts  # noqa: E402
@@ -160,8 +160,8 @@ def _convert(options: PeerOptions) -> tuple[Path, str]:
         data = target.create_group("data")
         env_args = str(source["data"].attrs["env_args"])
         data.attrs["env_args"] = env_args
-        for name in tqdm(names, unit="demo", desc="convert"):
-            demo, copy = source["data"][name], data.create_group(name)
+        for name, demo in tqdm(checked_demos(source, names), total=len(names), unit="demo", desc="convert"):
+            copy = data.create_group(name)
             images = cut(torch.from_numpy(demo["images"][:]), IMAGE)
             copy.create_dataset(f"obs/{CAMERA}", data=images.numpy())
             for key in ("actions", "rewards", "dones"):

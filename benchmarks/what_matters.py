@@ -26,6 +26,7 @@ from arms_table import WHAT_MATTERS_VERSION, arms_table, shown_arms
 from scripts import run_stage
 from trainings import check_comparable, evaluate, outcomes, recipe, train, trained_with
 
+from vla.demos.index import read_index
 from vla.demos.schema import demo_names, open_demos
 from vla.errors import UserError, run_script
 from vla.evaluation.results_json import RESULTS_VERSION, run_versions
@@ -173,7 +174,8 @@ def _demonstrations(arm: Arm, seed: int, options: BenchmarkOptions) -> Path:
 def _steps_per_epoch(data: Path, demos: int, batch: int) -> int:
     with open_demos(data) as file:
         names = demo_names(file, "train")[:demos]
-        windows = sum(int(file["data"][name].attrs["episode_length"]) for name in names)
+        index = read_index(file)
+        windows = sum(index[name].length for name in names)
     return math.ceil(windows / batch)
 
 

@@ -100,6 +100,7 @@ def faulty(demo_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("faulty") / "faulty.hdf5"
     shutil.copy(demo_file, path)
     with h5py.File(path, "a") as file:
+        del file["index"]
         data = file["data"]
         file.copy(data["demo_0"], data, "demo_3")
         sides = [name for name in ("train", "valid") if b"demo_0" not in file[f"mask/{name}"][:]]

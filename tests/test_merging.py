@@ -23,6 +23,7 @@ def _with_seeds(demo_file: Path, path: Path, first: int) -> Path:
     """A copy whose demonstrations have other seeds."""
     shutil.copy(demo_file, path)
     with h5py.File(path, "a") as file:
+        del file["index"]
         for index, demo in enumerate(file["data"].values()):
             demo.attrs["seed"] = first + index
     return path

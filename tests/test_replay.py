@@ -84,6 +84,7 @@ def _older(demo_file: Path, path: Path, version: int) -> Path:
     """Write the demonstrations as the collection wrote them in an older schema: without their last step."""
     shutil.copy(demo_file, path)
     with h5py.File(path, "a") as file:
+        del file["index"]
         file["data"].attrs["schema_version"] = version
         for demo in file["data"].values():
             length = int(demo.attrs["episode_length"]) - 1
@@ -106,7 +107,9 @@ def _spoil(path: Path, name: str) -> None:
 def _keep_first(path: Path) -> None:
     """Delete all demonstrations but demo_0."""
     with h5py.File(path, "a") as file:
-        del file["data/demo_1"], file["data/demo_2"], file["mask"]
+        for name in ("data/demo_1", "data/demo_2", "mask", "index"):
+            if name in file:
+                del file[name]
         file["mask/train"], file["mask/valid"] = np.array([b"demo_0"]), np.array([], dtype="S16")
 
 

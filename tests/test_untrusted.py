@@ -20,7 +20,18 @@ import pytest
 import torch
 
 from vla.demos.hdf5_checks import read_texts
-from vla.demos.schema import SCHEMA_VERSION, Demo, is_collected, open_demos, read_demo, scene_of, write_demo
+from vla.demos.index import write_index
+from vla.demos.schema import (
+    SCHEMA_VERSION,
+    Demo,
+    checked_demos,
+    demo_names,
+    is_collected,
+    open_demos,
+    read_demo,
+    scene_of,
+    write_demo,
+)
 from vla.errors import UserError, run_script
 from vla.evaluation.recordings import open_episodes
 from vla.files import SHIPPED, SHIPPED_LANGUAGE
@@ -245,7 +256,7 @@ def _evidence(rows: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name: np.zeros((*rows, 3) if name in vectors else rows) for name in MEASURED}
 
 
-def _write_demos(path: Path) -> None:
+def write_demos(path: Path) -> None:
     """A file of two small demonstrations, as the collection writes it."""
     start: dict[str, Any] = _evidence(())
     demo = Demo(
@@ -277,7 +288,7 @@ def _write_demos(path: Path) -> None:
 
 def _read_demos(path: Path) -> None:
     with open_demos(path) as file:
-        for demo in file["data"].values():
+        for _, demo in checked_demos(file, demo_names(file)):
             read_demo(demo)
 
 
@@ -407,17 +418,22 @@ DEMOS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
 @pytest.fixture(scope="module")
 def good_demos(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("good") / "demos.hdf5"
-    _write_demos(path)
+    write_demos(path)
     _read_demos(path)  # passes
     return path.read_bytes()
 
 
+@pytest.mark.parametrize("indexed", [True, False], ids=["with an index", "without"])
 @pytest.mark.parametrize("kind", DEMOS)
-def test_a_bad_demonstration_file_is_refused_in_one_line(kind: str, good_demos: bytes, tmp_path: Path) -> None:
+def test_a_bad_demonstration_file_is_refused_in_one_line(
+    kind: str, indexed: bool, good_demos: bytes, tmp_path: Path
+) -> None:
     change, words = DEMOS[kind]
     path = tmp_path / "demos.hdf5"
     path.write_bytes(good_demos)
     with h5py.File(path, "r+") as file:
+        if indexed:
+            write_index(file)
         if isinstance(file.get("data/demo_1"), h5py.Group) and kind == "a group for an array":
             file["data/demo_1/obs/loop"] = file["data"]
         else:

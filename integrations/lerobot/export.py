@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from vla.demos.hdf5_checks import attribute_text
 from vla.demos.lerobot_layout import ACTION_KEY, IMAGE_KEY, STATE_KEY, TASK_KEY, features, frames
-from vla.demos.schema import demo_names, open_demos, read_demo
+from vla.demos.schema import checked_demos, demo_names, open_demos, read_demo
 from vla.errors import UserError, run_script
 from vla.files import new_folder
 from vla.sim.config import EnvConfig
@@ -69,8 +69,8 @@ def main(options: ExportOptions) -> None:
         dataset = LeRobotDataset.create(
             options.repo_id, env.control_freq_hz, features(env.image_size_px), root=folder, robot_type=ROBOT
         )
-        for name in tqdm(names, unit="demo", desc="export"):
-            for frame in frames(read_demo(file["data"][name])):
+        for _, demo in tqdm(checked_demos(file, names), total=len(names), unit="demo", desc="export"):
+            for frame in frames(read_demo(demo)):
                 dataset.add_frame(frame)
             dataset.save_episode()
         dataset.finalize()  # without it, the parquet files have no end and cannot be read
@@ -126,8 +126,8 @@ def read_back(dataset: LeRobotDataset, file: h5py.File, names: list[str]) -> dic
 
 def _given(file: h5py.File, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of the episode, and the frame, for every frame that was written."""
-    for episode, name in enumerate(names):
-        for frame in frames(read_demo(file["data"][name])):
+    for episode, (_, demo) in enumerate(checked_demos(file, names)):
+        for frame in frames(read_demo(demo)):
             yield episode, frame
 
 

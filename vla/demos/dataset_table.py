@@ -8,7 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vla.demos.schema import demo_names, is_success
+from vla.demos.index import read_index
+from vla.demos.schema import checked_demo
 from vla.demos.source import Source
 from vla.markdown import markdown_table
 
@@ -25,18 +26,19 @@ def window_count(length: int, stride: int = WINDOW_STRIDE) -> int:
 
 def dataset_table(file: h5py.File, path: Path) -> str:
     """Table 2 for an open demonstration file, beside the report's figures."""
-    demos = [file["data"][name] for name in demo_names(file)]
-    lengths = [int(demo.attrs["episode_length"]) for demo in demos]
+    index = read_index(file)
+    lengths = [row.length for row in index.values()]
     imported = Source.of(file) is not None
-    successes = sum(map(is_success, demos))
-    judged = "unjudged" if imported else f"{successes} ({successes / len(demos):.0%})"
-    instructions = {demo.attrs["language_instruction"] for demo in demos}
+    successes = sum(row.success for row in index.values())
+    judged = "unjudged" if imported else f"{successes} ({successes / len(index):.0%})"
+    instructions = {row.instruction for row in index.values()}
     rejected = "-" if imported else str(len(json.loads(file["data"].attrs["rejected"])))
-    height, width = demos[0]["images"].shape[1:3]
-    raw = sum(demo["images"].size for demo in demos)
+    first = checked_demo(file, next(iter(index)))
+    height, width, channels = first["images"].shape[1:]
+    raw = sum(lengths) * height * width * channels  # one camera draws a whole file
     size = path.stat().st_size
     rows = [
-        ("Total episodes", "50", str(len(demos))),
+        ("Total episodes", "50", str(len(index))),
         ("Successful episodes (by the verdict)", "50 (100%)", judged),
         ("Episodes rejected while collecting", "-", rejected),
         ("Language variations", "8", str(len(instructions))),
@@ -44,7 +46,7 @@ def dataset_table(file: h5py.File, path: Path) -> str:
         ("Total timesteps", "4250", str(sum(lengths))),
         (f"Training sequences (stride={WINDOW_STRIDE})", "840", str(sum(map(window_count, lengths)))),
         ("Image resolution", "224 x 224 RGB", f"{height} x {width} RGB"),
-        ("Action space dimension", "7", str(demos[0]["actions"].shape[1])),
+        ("Action space dimension", "7", str(first["actions"].shape[1])),
         ("Dataset size", "1.2 GB", f"{size / 1e6:.0f} MB ({size / raw:.0%} of the raw pixels)"),
     ]
     return markdown_table(("Table 2: dataset", "report", "here"), rows)

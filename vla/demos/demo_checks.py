@@ -19,6 +19,7 @@ MOST_STEPS = 100_000
 """Longest demonstration, in control steps: 83 minutes."""
 MOST_INSTRUCTION = 1000
 """Longest instruction, in characters."""
+_SEEDS = range(2**63)
 _NAME = re.compile(r"demo_\d{1,9}")
 
 
@@ -36,10 +37,11 @@ def check_split_and_origin(file: h5py.File) -> None:
     check_links(file["data"], recursive=False)
     check_links(file["mask"])
     data = file["data"]
+    held = set(data)
     for split in ("train", "valid"):
         names = array(file, f"mask/{split}")
-        is_list = names.dtype.kind == "S" and names.ndim == 1 and len(names) <= len(data)
-        if not is_list or not {name.decode(errors="replace") for name in names[:]} <= set(data):
+        is_list = names.dtype.kind == "S" and names.ndim == 1 and len(names) <= len(held)
+        if not is_list or not {name.decode(errors="replace") for name in names[:]} <= held:
             raise UnsafeFileError(f"{file.filename}: mask/{split} is no list of its demonstrations")
     try:
         EnvConfig.from_env_args(attribute_text(data.attrs["env_args"]))
@@ -59,7 +61,9 @@ def check_demo(demo: h5py.Group) -> None:
     """
     check_attributes(demo)
     length, instruction = demo.attrs["episode_length"], attribute_text(demo.attrs["language_instruction"])
-    if not isinstance(demo.attrs.get("seed", np.int64(0)), np.integer) or len(instruction) > MOST_INSTRUCTION:
+    seed = demo.attrs.get("seed", np.int64(0))
+    is_seed = isinstance(seed, np.integer) and int(seed) in _SEEDS
+    if not is_seed or len(instruction) > MOST_INSTRUCTION:
         raise UnsafeFileError(f"{_place(demo)} has a seed that is no number, or an instruction that is no sentence")
     actions, images = array(demo, "actions").shape, array(demo, "images")
     is_length = isinstance(length, np.integer) and 0 < length <= MOST_STEPS

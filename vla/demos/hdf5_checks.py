@@ -3,7 +3,7 @@
 HDF5 can point to other files (external links, external storage, virtual datasets), claim any size without storing a
 byte of it (fill values), and load a plug-in to unpack a chunk. Our own files do none of it, so that none is allowed.
 
-Links are checked when a file is opened, arrays when they are read.
+Links are checked when a file or one of its demonstrations is opened, arrays when they are read.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from vla.demos.schema import Demo, demo_names, is_success, read_bare_demo, read_demo
+from vla.demos.index import DemoRow
+from vla.demos.schema import Demo, checked_demos, demo_names, read_bare_demo, read_demo
 from vla.demos.source import Source
 from vla.errors import UserError
 from vla.judging.verdict import Verdict
@@ -102,10 +103,11 @@ def inspect_file(file: h5py.File, kept: Sequence[str]) -> list[Inspected]:
     inspect = _inspect if Source.of(file) is None else _inspect_imported
     split_of = {name: split for split in ("train", "valid") for name in demo_names(file, split)}
     chosen = set(kept)
-    return [
-        inspect(file["data"][name], name, split_of.get(name, ""), name not in chosen)
-        for name in tqdm(demo_names(file), unit="episode", desc="inspect", leave=False, disable=None)
-    ]
+    names = demo_names(file)
+    demos = tqdm(
+        checked_demos(file, names), total=len(names), unit="episode", desc="inspect", leave=False, disable=None
+    )
+    return [inspect(demo, name, split_of.get(name, ""), name not in chosen) for name, demo in demos]
 
 
 def check_episodes(episodes: Sequence[Inspected], path: Path, page: Path, source: Source | None) -> None:
@@ -228,7 +230,7 @@ def _inspect_imported(group: h5py.Group, name: str, split: str, excluded: bool) 
         phases=origin,
         sources=origin,
         evidence={**dict.fromkeys(CURVES, np.full(len(origin), np.nan)), "opening_m": opening_m},
-        label=is_success(group),
+        label=DemoRow.of(group).success,
         verdict=None,
         start=None,
         path=_path(eef_pos),

@@ -26,7 +26,7 @@ from vla.demos.inspection import (
     runs,
 )
 from vla.demos.inspection_charts import action_charts, closing_chart, start_chart
-from vla.demos.schema import demo_array
+from vla.demos.schema import checked_demos, demo_array
 from vla.files import write_text
 from vla.judging.thresholds import Thresholds
 
@@ -111,8 +111,9 @@ def _strips(file: h5py.File, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Strips of frames of the first episodes, as many as the page may hold."""
     strips: dict[str, dict[str, Any]] = {}
     characters = 0
-    for name in tqdm(names, unit="episode", desc="frames", leave=False, disable=None):
-        strips[name] = _strip(demo_array(file["data"][name], "images"))
+    demos = checked_demos(file, names)
+    for name, demo in tqdm(demos, total=len(names), unit="episode", desc="frames", leave=False, disable=None):
+        strips[name] = _strip(demo_array(demo, "images"))
         characters += len(strips[name]["strip"])
         if characters > PICTURE_CHARACTERS:
             break

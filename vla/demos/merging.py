@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from vla.demos.hdf5_checks import attribute_text
-from vla.demos.schema import SCHEMA_VERSION, collection_rounds, demo_names, open_demos
+from vla.demos.index import read_seeds, write_index
+from vla.demos.schema import SCHEMA_VERSION, checked_demos, collection_rounds, demo_names, open_demos
 from vla.errors import UserError
 from vla.files import atomic_path
 
@@ -50,16 +51,17 @@ class JoinedFile:
     def add_file(self, source: h5py.File) -> None:
         """Copy all demonstrations of a file, in order; each stays on its side of the split."""
         valid = set(demo_names(source, "valid"))
-        for name in demo_names(source):
-            self.add(source["data"][name], "valid" if name in valid else "train")
+        for name, demo in checked_demos(source, demo_names(source)):
+            self.add(demo, "valid" if name in valid else "train")
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Write the split masks, and the attributes of the group `data`."""
+        """Write the split masks, the attributes of the group `data`, and the index."""
         self._data.attrs["total"] = sum(int(demo.attrs["num_samples"]) for demo in self._data.values())
         self._data.attrs["schema_version"] = SCHEMA_VERSION
         self._data.attrs.update(attributes)
         for split, names in self._masks.items():
             self._file[f"mask/{split}"] = np.array(names, dtype="S16")
+        write_index(self._file)
 
 
 @contextlib.contextmanager
@@ -136,7 +138,7 @@ def _check(paths: Sequence[Path]) -> str:
     for path in paths:
         with open_demos(path) as file:
             env_args[path] = attribute_text(file["data"].attrs["env_args"])
-            here = {int(demo.attrs["seed"]) for demo in file["data"].values()}
+            here = set(read_seeds(file).values())
         if env_args[path] != env_args[paths[0]]:
             raise UserError(
                 f"{paths[0]} and {path} come from different scenes, simulators or versions ({env_args[paths[0]]}; "

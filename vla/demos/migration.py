@@ -14,7 +14,15 @@ from vla.demos.hdf5_checks import attribute_text
 from vla.demos.recorder import demo_from_steps
 from vla.demos.remaking import LEFT_OUT, RemakeTask, remake
 from vla.demos.resimulation import Recorded, resimulate
-from vla.demos.schema import OLDER_VERSIONS, SCHEMA_VERSION, open_demos, write_demo
+from vla.demos.schema import (
+    OLDER_VERSIONS,
+    SCHEMA_VERSION,
+    checked_demo,
+    checked_demos,
+    demo_names,
+    open_demos,
+    write_demo,
+)
 from vla.files import atomic_path
 from vla.sim.config import EnvConfig, warn_of_version_drift
 from vla.sim.workers import simulator
@@ -30,7 +38,7 @@ def migrate_in_worker(task: RemakeTask) -> None:
     sim = simulator()
     with h5py.File(task.path, "r") as source:
         version = int(source["data"].attrs["schema_version"])
-        recorded = Recorded.read(source["data"][task.name])
+        recorded = Recorded.read(checked_demo(source, task.name))
     again = resimulate(sim, recorded, MORE_STEPS)
     with atomic_path(task.part) as temporary, h5py.File(temporary, "w") as file:
         file.attrs[LEFT_OUT] = again.fault or ""
@@ -57,7 +65,8 @@ def migrate_file(path: Path, output: Path, workers: int) -> None:
     for name, reason in left_out.items():
         print(f"left out {name}: {reason}")
     with open_demos(output) as file:
-        added = [demo.attrs["episode_length"] - demo.attrs[RECORDED_STEPS] for demo in file["data"].values()]
+        demos = checked_demos(file, demo_names(file))
+        added = [demo.attrs["episode_length"] - demo.attrs[RECORDED_STEPS] for _, demo in demos]
     print(
         f"{output}: {len(added)} of {total} demonstrations migrated from schema {found} to {SCHEMA_VERSION}; "
         f"{sum(more > 0 for more in added)} hold one more step than was recorded, {sum(more < 0 for more in added)} "

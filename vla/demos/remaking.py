@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 from tqdm import tqdm
 
+from vla.demos.index import read_seeds
 from vla.demos.merging import Split, new_file, refuse_existing
 from vla.demos.parts import prepare_parts, remove_parts
 from vla.demos.schema import demo_names
@@ -32,7 +33,7 @@ class RemakeTask:
     """A demonstration to be made anew."""
 
     path: Path
-    """A file that `open_demos` has checked."""
+    """A file that `open_demos` has opened."""
     name: str
     part: Path
     """File to write, atomically: the demonstration's group, or none, and the attribute `LEFT_OUT`."""
@@ -98,6 +99,7 @@ def _make_parts(tasks: list[RemakeTask], make: Callable[[RemakeTask], None], env
 def _join(source: h5py.File, parts: Mapping[str, Path], output: Path, env: EnvConfig) -> dict[str, str]:
     valid = set(demo_names(source, "valid"))
     left_out: dict[str, str] = {}
+    seeds = read_seeds(source)
     rejected: list[tuple[int, str]] = json.loads(source["data"].attrs["rejected"])
     with new_file(output) as joined:
         for name, part in parts.items():
@@ -108,7 +110,7 @@ def _join(source: h5py.File, parts: Mapping[str, Path], output: Path, env: EnvCo
                 reason = str(file.attrs[LEFT_OUT])
             if reason:
                 left_out[name] = reason
-                rejected.append((int(source["data"][name].attrs["seed"]), f"{name} was left out: {reason}"))
+                rejected.append((seeds[name], f"{name} was left out: {reason}"))
         if not len(joined):
             name, reason = next(iter(left_out.items()))
             remove_parts(output)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vla.demos.hdf5_checks import attribute_text
 from vla.demos.remaking import LEFT_OUT, RemakeTask, remake
-from vla.demos.schema import IMAGE_SUFFIX, demo_array, open_demos, scene_of, write_images
+from vla.demos.schema import IMAGE_SUFFIX, checked_demo, demo_array, open_demos, scene_of, write_images
 from vla.errors import UserError
 from vla.files import atomic_path
 from vla.sim.config import EnvConfig, version_drift
@@ -22,7 +22,7 @@ def render_in_worker(task: RemakeTask) -> None:
     """Draw a demonstration with this worker's simulator, and copy everything else of it."""
     sim = simulator()
     with h5py.File(task.path, "r") as source:
-        demo = source["data"][task.name]
+        demo = checked_demo(source, task.name)
         images = _draw(sim, demo)
         with atomic_path(task.part) as temporary, h5py.File(temporary, "w") as file:
             file.attrs[LEFT_OUT] = ""

@@ -9,8 +9,9 @@ import h5py
 from tqdm import tqdm
 
 from vla.demos.hdf5_checks import attribute_text
+from vla.demos.index import read_seeds
 from vla.demos.resimulation import Recorded, resimulate
-from vla.demos.schema import demo_names, open_demos
+from vla.demos.schema import checked_demo, demo_names, open_demos
 from vla.markdown import markdown_table
 from vla.sim.config import EnvConfig, warn_of_version_drift
 from vla.sim.workers import SimulatorWorkers, simulator
@@ -21,7 +22,7 @@ class ReplayTask:
     """A demonstration to be replayed."""
 
     path: Path
-    """A file that `open_demos` has checked."""
+    """A file that `open_demos` has opened."""
     name: str
 
 
@@ -46,7 +47,7 @@ class Replayed:
 def replay_in_worker(task: ReplayTask) -> Replayed:
     """Replay a demonstration with this worker's simulator."""
     with h5py.File(task.path, "r") as file:
-        recorded = Recorded.read(file["data"][task.name])
+        recorded = Recorded.read(checked_demo(file, task.name))
     again = resimulate(simulator(), recorded)
     return Replayed(
         name=task.name,
@@ -70,16 +71,17 @@ def replay_file(path: Path, workers: int) -> list[Replayed]:
         env_args = attribute_text(file["data"].attrs["env_args"])
         warn_of_version_drift(env_args, str(path))
         tasks = [ReplayTask(path, name) for name in demo_names(file)]
-        seeds = [int(file["data"][task.name].attrs["seed"]) for task in tasks]
-    count = min(workers, len(tasks))
-    with (
-        tqdm(total=len(tasks), unit="demo", desc="replay") as bar,
-        SimulatorWorkers(count, EnvConfig.from_env_args(env_args), render_images=False) as pool,
-    ):
-        results = pool.run(replay_in_worker, tasks, done=lambda *_: bar.update())
+        seeds = read_seeds(file)
+        count = min(workers, len(tasks))
+        with (
+            tqdm(total=len(tasks), unit="demo", desc="replay") as bar,
+            SimulatorWorkers(count, EnvConfig.from_env_args(env_args), render_images=False) as pool,
+        ):
+            results = pool.run(replay_in_worker, tasks, done=lambda *_: bar.update())
     return [
-        result or Replayed(task.name, seed, float("nan"), False, False, False, "its worker process died, twice")
-        for task, seed, result in zip(tasks, seeds, results, strict=True)
+        result
+        or Replayed(task.name, seeds[task.name], float("nan"), False, False, False, "its worker process died, twice")
+        for task, result in zip(tasks, results, strict=True)
     ]
 
 

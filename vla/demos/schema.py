@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from vla.demos.demo_checks import check_demo, check_split_and_origin, is_demo_name
 from vla.demos.hdf5_checks import Shape, UnsafeFileError, attribute_text, check_attributes, check_links, read
+from vla.demos.index import INDEX, check_index, check_row, read_index
 from vla.demos.source import IMPORTED, IMPORTED_ATTRIBUTES, IMPORTED_KEYS, Source
 from vla.errors import UserError
 from vla.judging.bystanders import Bystanders, CubeStates, judge_obedience
@@ -210,11 +211,6 @@ def _observations(group: h5py.Group) -> dict[str, np.ndarray]:
     return {name: demo_array(group, f"obs/{name}") for name in group["obs"] if not name.endswith(IMAGE_SUFFIX)}
 
 
-def is_success(demo: h5py.Group) -> bool:
-    """Label of a demonstration; an imported one has none, and counts as a success."""
-    return bool(demo.attrs.get("success", True))
-
-
 def scene_of(group: h5py.Group) -> tuple[TableLayout | None, int | None]:
     """What lay on the table at the start of a demonstration, and its target, as in `Demo`.
 
@@ -251,6 +247,8 @@ def move_away_command(path: Path) -> str:
 @contextlib.contextmanager
 def open_demos(path: Path, versions: Sequence[int] = (SCHEMA_VERSION,), imported: bool = False) -> Iterator[h5py.File]:
     """Open a demonstration file that has been checked; what `vla.demos.hdf5_checks` refuses later is reported, too.
+
+    Its demonstrations are read through `checked_demos`.
 
     Args:
         path: the file.
@@ -328,17 +326,60 @@ def _check_schema(file: h5py.File, path: Path, versions: Sequence[int]) -> None:
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {remedy}")
     check_split_and_origin(file)
-    keys = IMPORTED_KEYS if imported else _ARRAYS if found in OLDER_VERSIONS else _DEMO_KEYS
-    attributes = IMPORTED_ATTRIBUTES if imported else _DEMO_ATTRIBUTES
-    for name, demo in data.items():
-        if not isinstance(demo, h5py.Group) or not is_demo_name(name):
-            raise UserError(f"{path}: {name[:80]!r} is no demonstration; {remedy}")
-        held = check_links(demo)
-        missing = [key for key in keys if key not in held]
-        missing += [key for key in attributes if key not in demo.attrs]
-        if missing:
-            raise UserError(f"{path}: {name} lacks {', '.join(missing)}; {remedy}")
-        check_demo(demo)
+    if INDEX in file:
+        check_index(file)
+        return
+    required = _required(file)
+    for name in data:
+        _check_demo(file, name, required)
+
+
+def checked_demos(file: h5py.File, names: Iterable[str]) -> Iterator[tuple[str, h5py.Group]]:
+    """Names and groups of demonstrations that have been checked: each here if the file has an index, or all on opening.
+
+    Args:
+        file: one that `open_demos` opened; in a worker, one that it opened in the process that knows the names.
+        names: names of its demonstrations.
+
+    Raises:
+        UserError: one is no whole demonstration, or another one than the index says.
+    """
+    data = file["data"]
+    if INDEX not in file:
+        yield from ((name, data[name]) for name in names)
+        return
+    rows, required = read_index(file), _required(file)
+    for name in names:
+        _check_demo(file, name, required)
+        check_row(data[name], name, rows)
+        yield name, data[name]
+
+
+def checked_demo(file: h5py.File, name: str) -> h5py.Group:
+    """The group of one demonstration, as from `checked_demos`, which is faster for many."""
+    ((_, demo),) = checked_demos(file, [name])
+    return demo
+
+
+def _required(file: h5py.File) -> tuple[Sequence[str], Sequence[str]]:
+    """Arrays and attributes that every demonstration of a file has."""
+    attributes = file["data"].attrs
+    if IMPORTED in attributes:
+        return IMPORTED_KEYS, IMPORTED_ATTRIBUTES
+    return _ARRAYS if attributes["schema_version"] in OLDER_VERSIONS else _DEMO_KEYS, _DEMO_ATTRIBUTES
+
+
+def _check_demo(file: h5py.File, name: str, required: tuple[Sequence[str], Sequence[str]]) -> None:
+    demo = file["data"][name]
+    if not isinstance(demo, h5py.Group) or not is_demo_name(name):
+        raise UnsafeFileError(f"{file.filename}: {name[:80]!r} is no demonstration")
+    arrays, attributes = required
+    held = check_links(demo)
+    missing = [key for key in arrays if key not in held]
+    missing += [key for key in attributes if key not in demo.attrs]
+    if missing:
+        raise UnsafeFileError(f"{file.filename}: {name} lacks {', '.join(missing)}")
+    check_demo(demo)
 
 
 def missing_parts() -> list[str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vla.demos.hdf5_checks import attribute_text
-from vla.demos.schema import NO_TARGET, demo_array, demo_names, open_demos
+from vla.demos.schema import NO_TARGET, checked_demos, demo_array, demo_names, open_demos
 from vla.demos.stills import Stills, write_stills
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.sim.config import ACTION_DIM, CUBES, TRAIN_SEEDS
@@ -70,8 +70,7 @@ class Poses:
         self._free: list[Pose] = []
         robot = _robot(sim)
         with open_demos(path) as file:
-            for name in demo_names(file, "train"):
-                demo = file["data"][name]
+            for _, demo in checked_demos(file, demo_names(file, "train")):
                 if demo.attrs["target"] == NO_TARGET:
                     continue
                 cubes = TableLayout.from_json(attribute_text(demo.attrs["layout"])).cubes

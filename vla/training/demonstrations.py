@@ -11,7 +11,8 @@ import h5py
 
 from vla import stages
 from vla.demos.hdf5_checks import attribute_text
-from vla.demos.schema import demo_array, open_demos
+from vla.demos.index import read_index
+from vla.demos.schema import checked_demos, demo_array, demo_names, open_demos
 from vla.demos.source import Source
 from vla.errors import UserError
 from vla.files import sha256
@@ -52,7 +53,7 @@ class Demonstrations:
         with open_demos(path, imported=True) as file:
             env_args = attribute_text(file["data"].attrs["env_args"])
             warn_of_version_drift(env_args, str(path))
-            in_file = {attribute_text(demo.attrs["language_instruction"]) for demo in file["data"].values()}
+            in_file = {row.instruction for row in read_index(file).values()}
             if EnvConfig.from_env_args(env_args).scene.kind == "lift":
                 in_file |= set(INSTRUCTIONS)
             names = {split: loader.selected_names(file, split, exclude) for split in ("train", "valid")}
@@ -75,11 +76,11 @@ def content_hash(file: h5py.File, names: Mapping[str, Iterable[str]]) -> str | N
     Unlike the hash of the file, it stays the same when more demonstrations are added behind these.
     """
     digest = hashlib.sha256()
+    held = set(demo_names(file))
     for split in ("train", "valid"):
-        for name in names[split]:
-            if name not in file["data"]:
-                return None
-            demo = file["data"][name]
+        if not held.issuperset(names[split]):
+            return None
+        for name, demo in checked_demos(file, names[split]):
             digest.update(f"{split} {name} {demo.attrs.get('seed')}".encode())  # an imported one has no seed
             digest.update(demo_array(demo, "actions").tobytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla.demos.dataset_table import dataset_table
-from vla.demos.schema import Demo, demo_array, demo_names, open_demos, read_demo
+from vla.demos.schema import Demo, checked_demo, checked_demos, demo_array, demo_names, open_demos, read_demo
 from vla.errors import UserError
 from vla.files import FileVersion, file_version
 from vla.judging.evidence import Evidence
@@ -52,7 +52,7 @@ class DemoFile:
         with open_demos(self.path) as file:
             if name not in demo_names(file):
                 raise UserError("there is no demonstration of that name; choose one from the list")
-            return read_demo(file["data"][name])
+            return read_demo(checked_demo(file, name))
 
 
 def demo_evidence(demo: Demo) -> tuple[Sequence[Evidence], Sequence[bool]]:
@@ -65,8 +65,7 @@ def _read_listing(path: Path) -> Listing:
     try:
         with open_demos(path) as file:
             rows = []
-            for name in demo_names(file):
-                demo = file["data"][name]
+            for name, demo in checked_demos(file, demo_names(file)):
                 rows.append(
                     [
                         name,
