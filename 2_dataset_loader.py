@@ -30,6 +30,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from vla.demos.dataset_table import OBSERVATION_HORIZON, WINDOW_STRIDE, dataset_table, window_count
+from vla.demos.frames import Frames, FramesInMemory
 from vla.demos.hdf5_checks import attribute_text
 from vla.demos.importing import import_robomimic
 from vla.demos.index import read_index
@@ -47,7 +48,6 @@ from vla.policies.network import Locates
 from vla.policies.preprocess import ImageSpec, cut, cut_shape, proprioception
 from vla.sim.config import warn_of_version_drift
 from vla.sim.table import TableLayout
-from vla.training.frames import Frames, FramesInMemory
 
 CHUNK_SIZE = 10
 """K, actions that follow a window."""
@@ -61,7 +61,7 @@ class LiftDataset(Dataset[Segment]):
     and each frame is encoded once.
 
     All frames are decoded once, cut to the region of interest (0.05 MB each for the `cpu` recipe), and kept where there
-    is room for them (`vla.training.frames`).
+    is room for them (`vla.demos.frames`).
     """
 
     def __init__(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from vla import stages
+from vla.demos.frames import Frames, FramesOnGpu, make_frames
 from vla.demos.stills import stills_facts
 from vla.errors import UserError, run_script
 from vla.files import run_lock
@@ -40,7 +41,6 @@ from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
 from vla.training.demonstrations import Demonstrations
 from vla.training.distributed import Processes, end_together, join
-from vla.training.frames import Frames, FramesOnGpu, make_frames
 from vla.training.log import TrainingLog
 from vla.training.loss_meter import LossMeter
 from vla.training.options import TrainOptions, is_run_checkpoint
@@ -275,13 +275,13 @@ class Trainer:
         losses = LossMeter()
         self.log.begin_epoch(self.state.step)
         for batch in itertools.islice(batches, self.steps_per_epoch):
-            losses.add(self.train_step(network, batch, augmentation))
+            losses.add(self._train_step(network, batch, augmentation))
             if self.log.is_due(self.state.step):
                 self._read(losses)
         self._read(losses)  # also before anything is validated or saved
         return losses
 
-    def train_step(self, network: TrainableNetwork, whole: Batch, augmentation: torch.Generator) -> dict[str, Tensor]:
+    def _train_step(self, network: TrainableNetwork, whole: Batch, augmentation: torch.Generator) -> dict[str, Tensor]:
         """Augment, predict, and step down the gradient of the loss; returns the losses, still on the device."""
         self.learning_rate = self.recipe.learning_rate_at(self.state.step, self.total_steps, self.options.restarts)
         for group in self.optimiser.param_groups:

@@ -35,10 +35,13 @@ from vla.evaluation.machine import machine_facts
 from vla.evaluation.results_json import run_versions
 from vla.files import atomic_path, write_text
 from vla.markdown import markdown_table
+from vla.policies.devices import uses_bfloat16
 
 EPISODES = "an episode"
 """Begin of the names of the parts whose rate is shown, too."""
 PAGE_PATIENCE_S = 120
+TRAININGS = 3
+"""Trainings whose steps are timed."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class BenchOptions:
     """Repetitions, of which the median and the quartiles are shown."""
     threads: int = 1
     """Threads of torch."""
+    training_steps: int = 40
+    """Steps of each training."""
     compiled: bool = True
     """Also compile a bare ResNet18 for training, which takes about a minute."""
     output: Path = Path("docs/results/bench.json")
@@ -59,10 +64,8 @@ class BenchOptions:
     """Picture of it."""
 
     def __post_init__(self) -> None:
-        if min(self.repetitions, self.threads) < 1:
-            raise UserError(
-                f"--repetitions and --threads must be at least 1, got {self.repetitions} and {self.threads}"
-            )
+        if min(self.repetitions, self.threads, self.training_steps) < 1:
+            raise UserError("--repetitions, --threads and --training-steps must be at least 1")
 
 
 def main(options: BenchOptions) -> None:
@@ -74,8 +77,11 @@ def main(options: BenchOptions) -> None:
     naive = bench_net.bare_decision(bench_net.HISTORY, torch.contiguous_format)
     with simulator_parts(policy, limit, naive) as parts:
         measured = time_parts([*parts, bench_net.decision_part(limit, naive)], options.repetitions)
-    with bench_net.training_parts(options.data, options.compiled) as parts:
+    bfloat16 = uses_bfloat16("auto", torch.device("cpu"))
+    with bench_net.training_parts(options.data, bfloat16, options.compiled) as parts:
         measured |= time_parts(parts, options.repetitions)
+    steps_ms = [bench_net.train_steps(options.data, options.training_steps) for _ in range(TRAININGS)]
+    measured[bench_net.TRAINING_STEP] |= {"ours": spread(steps_ms)}
     content = {
         "bench_version": 1,
         "parts": measured,

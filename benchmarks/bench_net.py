@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +18,14 @@ import torchvision
 from bench_clock import Part
 from torch import Tensor
 
+from vla import stages
 from vla.files import SHIPPED
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import build_policy, instruction_embeddings, load_checkpoint
-from vla.policies.network import model_architecture
-from vla.training.demonstrations import Demonstrations
-from vla.training.distributed import join
-from vla.training.options import TrainOptions
-from vla.training.run_identity import RunIdentity
-from vla.training.run_state import RunState
+from vla.training.recipes import RECIPES
 
 CPU = torch.device("cpu")
+TRAINING_STEP = "training step (32 windows)"
 HISTORY = 10
 """Frames that the report's policy encodes for every decision and every window."""
 
@@ -62,53 +59,48 @@ def decision_part(limit: Callable[[], Tensor], naive: Callable[[], Tensor]) -> P
 
 
 @contextmanager
-def training_parts(data: Path, compiled: bool) -> Iterator[list[Part]]:
-    """A training step of the recipe "cpu", and reading its batch, ready to be timed."""
-    with TemporaryDirectory() as folder, join("cpu") as processes:
-        options = TrainOptions(
-            data=data, output_dir=Path(folder), log_dir=Path(folder, "log"), clip_weights="none", rollout_episodes=0,
-            device="cpu",
-        )  # fmt: skip
-        trainer = _trainer(options, processes)
-        network = processes.joined(trainer.network.train())
-        augmentation = torch.Generator().manual_seed(0)
-        batches = _endless(trainer.train_batches)
+def training_parts(data: Path, bfloat16: bool, compiled: bool) -> Iterator[list[Part]]:
+    """Reading a batch of the recipe "cpu", and ways to train on it, ready to be timed; `train_steps` times our own."""
+    loader, recipe = stages.dataset_loader(), RECIPES["cpu"]
+    with h5py.File(data, "r") as file:
+        names = list(file["data"])
+        dataset = loader.LiftDataset(
+            data, names, recipe.stride, recipe.windows_per_segment, recipe.observation_horizon, image=recipe.image
+        )
+        batches = _endless(loader.make_loader(dataset, recipe.batch_segments, torch.Generator().manual_seed(0)))
         batch = next(batches)
-        bfloat16 = trainer.identity.bfloat16
+        count = len(batch.frames)
+        places = itertools.cycle([(name, step) for name in names for step in range(0, 40, 13)])
 
-        with h5py.File(data, "r") as file:
-            frames = itertools.cycle([(name, t) for name in file["data"] for t in range(0, 40, 13)])
+        def decode_each() -> None:
+            for name, step in itertools.islice(places, count):
+                file["data"][name]["images"][step]
 
-            def decode_each() -> None:
-                for name, step in itertools.islice(frames, len(batch.frames)):
-                    file["data"][name]["images"][step]
-
-            parts = [
-                Part(
-                    f"training step ({len(batch.windows)} windows)",
-                    lambda: trainer.train_step(network, batch, augmentation),
-                    _backward(len(batch.frames), torch.channels_last, bfloat16),
-                    _backward(HISTORY * len(batch.frames), torch.contiguous_format, False),
-                    calls=3,
-                    naive_calls=1,
-                ),
-                Part("reading a batch", lambda: next(batches), batch.frames.clone, decode_each, naive_calls=1),
-            ]
-            if compiled:
-                step = _backward(len(batch.frames), torch.channels_last, bfloat16, compiled=True)
-                parts.append(Part("forward and backward of ResNet18 alone, compiled", step, None, None, calls=3))
-            yield parts
+        naive = _backward(HISTORY * count, torch.contiguous_format, bfloat16=False)
+        bare = _backward(count, torch.channels_last, bfloat16)
+        parts = [
+            Part("reading a batch", lambda: next(batches), batch.frames.clone, decode_each, naive_calls=1),
+            Part(TRAINING_STEP, None, bare, naive, calls=3, naive_calls=1),
+        ]
+        if compiled:
+            step = _backward(count, torch.channels_last, bfloat16, compiled=True)
+            parts.append(Part("forward and backward of ResNet18 alone, compiled", step, None, None, calls=3))
+        yield parts
 
 
-def _trainer(options: TrainOptions, processes: Any) -> Any:
-    recipe = options.resolve()
-    demonstrations = Demonstrations.select(options.file, None, None)
-    config = model_architecture().ModelConfig(
-        image=recipe.image, pooling=options.pooling, observation_horizon=recipe.observation_horizon
-    )
-    identity = RunIdentity.of(options, recipe, config, demonstrations)
-    state = RunState.begin(options, recipe, config, demonstrations.instructions)
-    return importlib.import_module("4_train").Trainer(options, recipe, demonstrations, identity, state, processes)
+def train_steps(data: Path, steps: int) -> float:
+    """Milliseconds of a step of `4_train.py`: two trainings differ by so many steps, and share all else."""
+    taken = []
+    for number in (3, 3 + steps):
+        with TemporaryDirectory() as folder:
+            scripts.run_stage(
+                *("4_train.py", "--data", data.resolve(), "--output-dir", folder, "--log-dir", Path(folder, "log")),
+                *("--clip-weights", "none", "--epochs", 1, "--max-steps", number, "--rollout-episodes", 0),
+                *("--device", "cpu"),
+            )
+            (record,) = json.loads(Path(folder, "history.json").read_text())
+            taken.append(record["seconds"])
+    return 1000 * (taken[1] - taken[0]) / steps
 
 
 def _endless(batches: Any) -> Iterator[Any]:

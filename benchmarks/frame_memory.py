@@ -25,6 +25,7 @@ import scripts
 import torch
 
 from vla import stages
+from vla.demos.frames import Frames, FramesInFile, FramesInMemory, frame_bytes
 from vla.errors import UserError, run_script
 from vla.evaluation.machine import machine_facts
 from vla.evaluation.results_json import run_versions
@@ -33,7 +34,6 @@ from vla.markdown import markdown_table
 from vla.policies.preprocess import cut_shape
 from vla.sim.config import EnvConfig
 from vla.training.demonstrations import Demonstrations
-from vla.training.frames import Frames, FramesInFile, FramesInMemory, frame_bytes
 from vla.training.recipes import RECIPES
 
 SHARE = 0.25

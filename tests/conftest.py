@@ -95,8 +95,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def run_script(
     *arguments: str | Path, cwd: Path = ROOT, timeout: float = 300, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the scripts as a user would; `variables` are added to its environment."""
+    """Run one of the scripts as a user would; `variables` are added to its environment.
+
+    A script that simulates has one worker unless the test says otherwise: other tests need the other cores.
+    """
     command = [sys.executable, *(str(argument) for argument in arguments)]
+    if Path(command[1]).name in ("1_collect_demos.py", "5_evaluate.py") and "--workers" not in command:
+        command += ["--workers", "1"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env, check=False)
 

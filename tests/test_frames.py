@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vla.errors import UserError
-from vla.training.frames import (
+from vla.demos.frames import (
     Frames,
     FramesInFile,
     FramesInMemory,
@@ -22,6 +21,7 @@ from vla.training.frames import (
     free_memory_bytes,
     make_frames,
 )
+from vla.errors import UserError
 
 loader: Any = importlib.import_module("2_dataset_loader")
 SHAPE = (5, 5, 3)
@@ -60,7 +60,7 @@ def test_the_file_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_what_does_not_fit_into_the_memory_goes_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_frames(1000, SHAPE, CPU, tmp_path, 0.001), FramesInMemory)
     assert isinstance(make_frames(1000, SHAPE, CPU, tmp_path, 0.00001), FramesInFile)
-    monkeypatch.setattr("vla.training.frames.free_memory_bytes", lambda: 2 * 1000 * frame_bytes(SHAPE))
+    monkeypatch.setattr("vla.demos.frames.free_memory_bytes", lambda: 2 * 1000 * frame_bytes(SHAPE))
     assert isinstance(make_frames(1000, SHAPE, CPU, tmp_path, None), FramesInMemory)
     assert isinstance(make_frames(1001, SHAPE, CPU, tmp_path, None), FramesInFile)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, GIGABYTE + 1))

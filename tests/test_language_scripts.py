@@ -20,7 +20,7 @@ TRAIN = ("--epochs", "1", "--max-steps", "1", "--rollout-episodes", "1", "--roll
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with four demonstrations of two scenes, where the script puts them."""
     folder = tmp_path_factory.mktemp("language")
-    arguments = ("--scene", "cubes", "--num-episodes", "4", "--cubes", "2", "--video-episodes", "--workers", "2")
+    arguments = ("--scene", "cubes", "--num-episodes", "4", "--cubes", "2", "--video-episodes")
     done = run_script(ROOT / "1_collect_demos.py", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

@@ -430,7 +430,7 @@ def test_a_killed_suite_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_policy_of_several_cubes_is_compared_and_judged_again(tmp_path: Path, cubes_checkpoint: Path) -> None:
-    quick = ("--max-steps", "3", "--no-videos", "--workers", "2")
+    quick = ("--max-steps", "3", "--no-videos")
     compare = ("--compare", cubes_checkpoint, cubes_checkpoint, "--num-episodes", "2", "--seed", "2000000")
     done = run_script(SCRIPT, *compare, *quick, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

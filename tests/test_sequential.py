@@ -149,7 +149,7 @@ def test_a_killed_sequential_comparison_continues_and_decides_with_any_number_of
     content["model"] = {name: 0 * w if name.startswith("vision.") else w for name, w in content["model"].items()}
     torch.save(content, other)
     compare = ("--compare", str(SHIPPED), str(other), "--until-decided", "--num-episodes", "14", "--no-videos")
-    command = (str(ROOT / "5_evaluate.py"), *compare, "--max-steps", "80", "--output-dir", "both", "--workers")
+    command = (str(ROOT / "5_evaluate.py"), *compare, "--max-steps", "65", "--output-dir", "both", "--workers")
     victim = subprocess.Popen([sys.executable, *command, "1"], cwd=tmp_path, start_new_session=True)
     wait_for(lambda: len(list(tmp_path.glob("both/*/partial-*/episode_*.npz"))) >= 3)
     os.killpg(victim.pid, signal.SIGKILL)

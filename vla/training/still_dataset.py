@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vla.demos.frames import Frames, FramesInMemory
 from vla.demos.stills import COLLECT_STILLS, read_stills, stills_facts
 from vla.errors import UserError
 from vla.experts.idle import idle_action
@@ -18,7 +19,6 @@ from vla.policies.located import located_numbers
 from vla.policies.network import Locates
 from vla.policies.preprocess import ImageSpec, cut, cut_shape, proprioception
 from vla.sim.config import EnvConfig
-from vla.training.frames import Frames, FramesInMemory
 
 
 class StillDataset(Dataset[Segment]):
