@@ -60,14 +60,14 @@ def _copy(source: Path, target: Path, change: Callable[[h5py.File], None]) -> Pa
 
 def _collect_anew(file: h5py.File) -> None:
     """The names stay, as in a collection with another --seed; what they name is different."""
-    del file["index"]
+    file.pop("index", None)
     for old, new in (("demo_0", "kept"), ("demo_1", "demo_0"), ("kept", "demo_1")):
         file["data"].move(old, new)
 
 
 def _add_demonstration(file: h5py.File) -> None:
     """Add a training demonstration behind the others, as --dagger does."""
-    del file["index"]
+    file.pop("index", None)
     file.copy(file["data/demo_1"], file["data"], name="demo_3")
     names = [*file["mask/train"][:], b"demo_3"]
     del file["mask/train"]
