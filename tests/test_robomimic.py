@@ -60,5 +60,5 @@ def test_robomimics_scripts_read_play_back_and_train_on_our_file(demo_file: Path
 
 @needs_robomimic
 @pytest.mark.slow
-def test_a_script_that_fails_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert_user_error(_run("--data", tmp_path / "none.hdf5", "--output-dir", tmp_path), "no demonstrations")
