@@ -6,7 +6,7 @@ TRAIN := 4_train.py --resume $(if $(filter none,$(WEIGHTS)),--clip-weights none)
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo demo-language test test-fast test-web attacks bench peer lerobot collect train evaluate web lint setup help
+.PHONY: demo demo-language test test-fast test-web attacks bench peer robomimic lerobot collect train evaluate web lint setup help
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make bench     what each part costs, beside its limit and the naive way (ten minutes on a quiet machine)"
 	@echo "make collect | train | evaluate | web    a single stage, with its defaults"
 	@echo "make peer      robomimic on the same demonstrations, in an environment of its own (half an hour)"
+	@echo "make robomimic robomimic's own scripts on the demonstrations: what they hold, played back, trained on for a moment"
 	@echo "make lerobot   LeRobot in an environment of its own; five demonstrations and the shipped policy exported to it"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the environment"
@@ -92,13 +93,22 @@ test-web: setup
 attacks: setup
 	$(RUN) -m tests.attacks
 
-# An environment of its own for robomimic, which sees the project's packages behind its own.
-PEER := runs/peer/.venv
-peer: setup
-	$(RUN) -m venv $(PEER)
-	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
-	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps robomimic==0.3.0 psutil==6.1.1 termcolor==2.5.0 tensorboardX==2.6.2.2
-	$(PEER)/bin/python benchmarks/robomimic_peer.py
+# An environment of its own for robomimic, which sees the project's packages behind its own, and stand-ins for two that
+# robomimic imports (docs/robomimic.md).
+ROBOMIMIC := runs/robomimic/.venv
+$(ROBOMIMIC)/installed: integrations/robomimic/requirements.txt .venv/installed
+	@echo "==> installing robomimic in $(ROBOMIMIC)"
+	$(RUN) -m venv --clear $(ROBOMIMIC)
+	@$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(ROBOMIMIC)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@echo "$(CURDIR)/integrations/robomimic/stand_ins" >> "$$($(ROBOMIMIC)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	$(ROBOMIMIC)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r integrations/robomimic/requirements.txt
+	touch $@
+
+peer: setup $(ROBOMIMIC)/installed
+	$(ROBOMIMIC)/bin/python benchmarks/robomimic_peer.py
+
+robomimic: setup $(ROBOMIMIC)/installed
+	$(ROBOMIMIC)/bin/python integrations/robomimic/run_scripts.py
 
 # An environment of its own for LeRobot, which sees the project and its packages behind its own (docs/lerobot.md).
 LEROBOT := runs/lerobot/.venv

@@ -47,6 +47,7 @@ from vla.training.recipes import RECIPES  # noqa: E402
 
 IMAGE = RECIPES["cpu"].image
 CAMERA = "agentview_image"
+SETTINGS = ROOT / "integrations/robomimic/bc_image.json"
 CROP_PX = 116
 """Of 128: the share that robomimic crops from its own 84 px pictures (76)."""
 
@@ -171,34 +172,16 @@ def _convert(options: PeerOptions) -> tuple[Path, str]:
 
 
 def _config(data: Path) -> Any:
-    """robomimic's published settings for images."""
+    """robomimic's published settings for images, with a smaller crop."""
     from robomimic.config import config_factory
 
     config = config_factory("bc")
     with config.values_unlocked():
+        config.update(json.loads(SETTINGS.read_text()))
         config.train.data = str(data)
-        config.train.batch_size = 16
         config.train.hdf5_cache_mode = "all"
-        config.train.cuda = False
-        config.algo.gmm.enabled = True
-        config.observation.modalities.obs.low_dim = []
-        config.observation.modalities.obs.rgb = [CAMERA]
-        encoder = config.observation.encoder.rgb
-        encoder.core_class = "VisualCore"
-        encoder.core_kwargs.feature_dimension = 64
-        encoder.core_kwargs.backbone_class = "ResNet18Conv"
-        encoder.core_kwargs.backbone_kwargs.pretrained = False
-        encoder.core_kwargs.backbone_kwargs.input_coord_conv = False
-        encoder.core_kwargs.pool_class = "SpatialSoftmax"
-        encoder.core_kwargs.pool_kwargs.num_kp = 32
-        encoder.core_kwargs.pool_kwargs.learnable_temperature = False
-        encoder.core_kwargs.pool_kwargs.temperature = 1.0
-        encoder.core_kwargs.pool_kwargs.noise_std = 0.0
-        encoder.obs_randomizer_class = "CropRandomizer"
-        encoder.obs_randomizer_kwargs.crop_height = CROP_PX
-        encoder.obs_randomizer_kwargs.crop_width = CROP_PX
-        encoder.obs_randomizer_kwargs.num_crops = 1
-        encoder.obs_randomizer_kwargs.pos_enc = False
+        crop = config.observation.encoder.rgb.obs_randomizer_kwargs
+        crop.crop_height = crop.crop_width = CROP_PX
     return config
 
 
