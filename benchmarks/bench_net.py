@@ -19,6 +19,7 @@ from bench_clock import Part
 from torch import Tensor
 
 from vla import stages
+from vla.errors import UserError
 from vla.files import SHIPPED
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import build_policy, instruction_embeddings, load_checkpoint
@@ -89,7 +90,11 @@ def training_parts(data: Path, bfloat16: bool, compiled: bool) -> Iterator[list[
 
 
 def train_steps(data: Path, steps: int) -> float:
-    """Milliseconds of a step of `4_train.py`: two trainings differ by so many steps, and share all else."""
+    """Milliseconds of a step of `4_train.py`: two trainings differ by so many steps, and share all else.
+
+    Raises:
+        UserError: the file has fewer windows than that takes.
+    """
     taken = []
     for number in (3, 3 + steps):
         with TemporaryDirectory() as folder:
@@ -99,6 +104,10 @@ def train_steps(data: Path, steps: int) -> float:
                 *("--device", "cpu"),
             )
             (record,) = json.loads(Path(folder, "history.json").read_text())
+            if record["step"] != number:
+                raise UserError(
+                    f"{data} is enough for {record['step']} steps, and {number} are needed; give another file"
+                )
             taken.append(record["seconds"])
     return 1000 * (taken[1] - taken[0]) / steps
 
