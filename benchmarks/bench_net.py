@@ -105,9 +105,7 @@ def train_steps(data: Path, steps: int) -> float:
             )
             (record,) = json.loads(Path(folder, "history.json").read_text())
             if record["step"] != number:
-                raise UserError(
-                    f"{data} makes {record['step']} of {number} steps; give a longer one"
-                )
+                raise UserError(f"{data} makes {record['step']} of {number} steps; give a longer one")
             taken.append(record["seconds"])
     return 1000 * (taken[1] - taken[0]) / steps
 
