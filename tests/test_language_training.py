@@ -90,6 +90,7 @@ def test_training_draws_other_wordings_of_the_same_meaning() -> None:
     meanings = [meaning_of(text) for text in texts]
     assert set(meanings) == {meaning for meaning in MEANINGS if not meaning.held_out}
     assert max(meanings.count(meaning) for meaning in MEANINGS) == 8
+    assert {str(meaning) for meaning in meanings} <= set(texts)
     assert training_wordings(8) == texts
     asker = Asker(texts)
     drawn = [asker.again("Lift the green cube", LAYOUT, 1) for _ in range(40)]

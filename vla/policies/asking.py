@@ -12,13 +12,17 @@ from vla.sim.table import TableLayout
 
 
 def training_wordings(count: int) -> list[str]:
-    """Draw `count` wordings of each meaning that training may ask for, or all where it has fewer; always the same."""
+    """Draw `count` wordings of each meaning that training may ask for, or all where it has fewer; always the same.
+
+    The shortest one is among them: it is what the page's buttons write.
+    """
     rng = np.random.default_rng(0)
     chosen: list[str] = []
     for meaning in MEANINGS:
         if not meaning.held_out:
-            texts = wordings(meaning, "training")
-            chosen += (texts[index] for index in rng.permutation(len(texts))[:count])
+            shortest, *others = wordings(meaning, "training")
+            drawn = rng.permutation(len(others))[: count - 1]
+            chosen += (shortest, *(others[index] for index in drawn))
     return chosen
 
 
