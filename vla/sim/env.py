@@ -26,6 +26,7 @@ from vla.judging.verdict import Judge
 from vla.judging.world import CLOCK, WorldWatch
 from vla.sim import gl
 from vla.sim.config import ACTION_DIM, CUBES, EnvConfig, Placement, Scene
+from vla.sim.drawing import Drawing
 from vla.sim.effect import Effect, EpisodeChange
 from vla.sim.table import TableCube, TableLayout, table_layout
 from vla.sim.table_setup import COLOUR_FIELDS, colour_cubes, environment_of, lay_out, pose_addresses
@@ -106,20 +107,15 @@ class Simulator:
         self._scratch = mujoco.MjData(self.model)
         self._env.reset()  # hides the markers of the gripper; from here on robosuite leaves the model alone
         self._watch = WorldWatch(self.model, self.data)
-        size_px = self.config.image_size_px
         cameras = [self.model.camera(number).name for number in range(self.model.ncam)]
         if self.config.camera not in cameras:
             raise UserError(f"the scene has no camera {self.config.camera!r}; it has {', '.join(cameras)}")
-        buffer = self.model.vis.global_
-        buffer.offwidth, buffer.offheight = max(buffer.offwidth, size_px), max(buffer.offheight, size_px)
-        self._renderer = mujoco.Renderer(self.model, size_px, size_px) if render_images else None
+        self._drawing = Drawing(self.model, self.config.camera, self.config.image_size_px) if render_images else None
         self._release = ExitStack()
-        if self._renderer is not None:
-            self._release.callback(self._renderer.close)
+        if self._drawing is not None:
+            self._release.callback(self._drawing.close)
             # A GL context that is still open when the interpreter ends cannot be released, and prints a traceback.
             atexit.register(self._release.close)
-        self._options = mujoco.MjvOption()
-        self._options.geomgroup[0] = 0  # hides the collision shapes
         self._closing_commanded = False
         self._evidence: Evidence | None = None
         self.perturbation: EpisodeChange | None = None
@@ -295,20 +291,12 @@ class Simulator:
             judge.invalidate_world(change)
 
     def render(self) -> np.ndarray:
-        """Returns the camera's image, (H, W, 3) uint8 upright RGB; black if the simulator does not render.
-
-        Shadows and reflections are off: they would take half of the time.
-        """
-        if self._renderer is None:
+        """Returns the camera's image, (H, W, 3) uint8 upright RGB; black if the simulator does not render."""
+        if self._drawing is None:
             return np.zeros((self.config.image_size_px, self.config.image_size_px, 3), dtype=np.uint8)
-        self._renderer.update_scene(self.data, camera=self.config.camera, scene_option=self._options)
-        flags = self._renderer.scene.flags
-        flags[self._mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        if self._effect is not None:
-            self._effect.draw(self._renderer.scene)
-        image = self._renderer.render().copy()
-        return image if self._effect is None else self._effect.change_image(image)
+        if self._effect is None:
+            return self._drawing.draw(self.data)
+        return self._effect.change_image(self._drawing.draw(self.data, self._effect.draw))
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
         """Set a recorded state, as `set_state` does, and return the image that its episode showed, to the bit.
