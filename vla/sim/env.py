@@ -103,6 +103,8 @@ class Simulator:
             renderer="mujoco",
             seed=self.config.model_seed,
         )
+        for name in self._env.observation_names:  # robosuite's own, which nothing here reads
+            self._env.modify_observable(name, "enabled", False)
         self._env.sim.model._model.vis.quality.offsamples = 0
         self._scratch = mujoco.MjData(self.model)
         self._env.reset()  # hides the markers of the gripper; from here on robosuite leaves the model alone
@@ -434,7 +436,7 @@ class Simulator:
 
     def _warnings(self) -> int:
         """Number of MuJoCo's warnings: bad values, and contacts or constraints for which it had no memory."""
-        return sum(int(kind.number) for kind in self.data.warning)
+        return int(self.data.warning.number.sum())
 
     def arm_addresses(self) -> list[int]:
         """Returns the indices of the seven arm joints in `data.qpos`."""
