@@ -92,6 +92,7 @@ def test_training_draws_other_wordings_of_the_same_meaning() -> None:
     assert max(meanings.count(meaning) for meaning in MEANINGS) == 8
     assert {str(meaning) for meaning in meanings} <= set(texts)
     assert training_wordings(8) == texts
+    assert training_wordings(0) == []
     asker = Asker(texts)
     drawn = [asker.again("Lift the green cube", LAYOUT, 1) for _ in range(40)]
     assert {meaning_of(text) for text in drawn} == {Meaning("colour", "green"), Meaning("place", place="farthest")}

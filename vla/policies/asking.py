@@ -21,8 +21,7 @@ def training_wordings(count: int) -> list[str]:
     for meaning in MEANINGS:
         if not meaning.held_out:
             shortest, *others = wordings(meaning, "training")
-            drawn = rng.permutation(len(others))[: count - 1]
-            chosen += (shortest, *(others[index] for index in drawn))
+            chosen += [shortest, *(others[index] for index in rng.permutation(len(others)))][:count]
     return chosen
 
 
