@@ -15,7 +15,6 @@ one. --import reads demonstrations of robomimic: they can be looked at here and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +46,7 @@ from vla.policies.located import located_numbers
 from vla.policies.network import Locates
 from vla.policies.preprocess import ImageSpec, cut, cut_shape, proprioception
 from vla.sim.config import warn_of_version_drift
+from vla.sim.engines import default_workers
 from vla.sim.table import TableLayout
 
 CHUNK_SIZE = 10
@@ -309,7 +309,7 @@ class InspectOptions:
     """Instruction of all demonstrations of --import, which have none."""
     output: Path | None = None
     """New file for --merge, --migrate or --import."""
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    workers: int = field(default_factory=default_workers)
     """Simulator processes of --migrate."""
 
     def __post_init__(self) -> None:

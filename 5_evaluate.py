@@ -26,7 +26,6 @@ code 1 after --rejudge, that the second judge disagrees on an episode.
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +49,7 @@ from vla.policies.instructions import INSTRUCTIONS
 from vla.policies.kernels import Precision
 from vla.shards import Shard
 from vla.sim.config import TEST_SEEDS, VALIDATION_SEEDS, EnvConfig, SceneKind
-from vla.sim.engines import Engine
+from vla.sim.engines import Engine, default_workers
 from vla.sim.perturbations import parse_perturbations
 
 DEFAULT_INSTRUCTION = INSTRUCTIONS[0]
@@ -112,7 +111,7 @@ class EvaluateOptions:
     """Which seeds: test, for what is reported; validation, for choosing between checkpoints, as training does."""
     seed: int | None = None
     """Seed of the first episode, the next ones follow; None: the split's first."""
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    workers: int = field(default_factory=default_workers)
     """Simulator processes."""
     engine: Engine = "local"
     """Where they run: on this machine, or as tasks of a Ray cluster, which --workers does not limit (docs/scale.md)."""

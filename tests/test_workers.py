@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vla.evaluation.task import EvalTask
 from vla.policies.actor import ControlConfig
 from vla.sim import workers
 from vla.sim.config import EnvConfig
+from vla.sim.engines import MOST_WORKERS, default_workers
 from vla.sim.env import Simulator
 from vla.sim.workers import SimulatorWorkers
 
@@ -83,3 +85,10 @@ def test_an_episode_whose_worker_dies_twice_is_invalid_and_nothing_is_made_up(
     assert (died.result.cube_x_m, died.result.closest_m, died.result.failed_step) == (None, None, None)
     assert died.result.cube_start() == "at an unknown place"
     assert len(died.recording.states) == len(died.recording.actions) == 0
+
+
+def test_there_is_a_worker_for_each_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for usable, expected in ((1, 1), (6, 6), (200, MOST_WORKERS)):
+        cores = set(range(usable))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: cores)
+        assert default_workers() == expected

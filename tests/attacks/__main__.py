@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
 from vla.shards import Shard
 from vla.sim.config import EnvConfig, installed_versions
-from vla.sim.engines import Engine, simulator_workers
+from vla.sim.engines import Engine, default_workers, simulator_workers
 from vla.sim.workers import SimulatorWorkers
 
 DROPPED_MM = 50.0
@@ -48,7 +47,7 @@ class SuiteOptions:
     """Attacks to try; the result file keeps what it says of the others and of the honest lifts. None given: all."""
     honest: int = 500
     """Number of honest lifts, of cubes of other size, mass and friction, on moved tables."""
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    workers: int = field(default_factory=default_workers)
     """Simulator processes."""
     engine: Engine = "local"
     """Where they run: on this machine, or as tasks of a Ray cluster, which --workers does not limit (docs/scale.md)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from vla.experts.scripted import ExpertConfig
 from vla.files import sha256
 from vla.shards import Shard
 from vla.sim.config import TRAIN_SEEDS, EnvConfig, Scene, SceneKind
-from vla.sim.engines import Engine
+from vla.sim.engines import Engine, default_workers
 
 ATTEMPTS_PER_SCENE = 5
 """Seeds that are tried until the demonstrations of one succeed."""
@@ -48,7 +47,7 @@ class CollectOptions:
     seed: int = 0
     """Seed of the first scene; the i-th tries seed + 5 i and up to four seeds after it. In the scene lift, each
     demonstration begins in a scene of its own."""
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    workers: int = field(default_factory=default_workers)
     """Simulator processes."""
     engine: Engine = "local"
     """Where they run: on this machine, or as tasks of a Ray cluster, which --workers does not limit (docs/scale.md)."""
