@@ -35,7 +35,8 @@ class WebOptions:
     """Options of the web page."""
 
     checkpoint: Path = field(default_factory=default_checkpoint)
-    """Checkpoint of the policy; those beside it can be chosen too. Without any, the expert still runs."""
+    """Checkpoint of the policy, or hf://USER/NAME of one on the Hugging Face Hub; those beside it can be chosen too.
+    Without any, the expert still runs."""
     results: Path = Path("videos")
     """Folder that is searched for past evaluations (5_evaluate.py's --output-dir)."""
     data: Path = Path("data/lift_demos.hdf5")
@@ -77,21 +78,23 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
     import gradio as gr
     from starlette.middleware import Middleware
 
+    from vla.policies.hub import local_checkpoint
     from vla.web.body_limit import BodyLimit
     from vla.web.checkpoint_choices import EXPERT, CheckpointChoices
     from vla.web.handlers import Handlers
     from vla.web.page import empty_page, fill_page
     from vla.web.waiting_lines import MAX_WAITING, WaitingLines
 
-    choices = CheckpointChoices(options.checkpoint, options.clip_weights)
+    checkpoint = local_checkpoint(options.checkpoint)
+    choices = CheckpointChoices(checkpoint, options.clip_weights)
     page = empty_page()
     handlers = Handlers(choices, simulator, options.data, options.results, WaitingLines(page))
     for name, reason in choices.broken.items():
         print(f"WARNING: {name} cannot be used: {reason}")
     if handlers.runner.first_driver == EXPERT:
         print(f"WARNING: only the scripted expert can run: {choices.missing()}")
-    elif not options.checkpoint.is_file():
-        print(f"WARNING: no checkpoint at {options.checkpoint}; offering {', '.join(choices.names())} instead")
+    elif not checkpoint.is_file():
+        print(f"WARNING: no checkpoint at {checkpoint}; offering {', '.join(choices.names())} instead")
     fill_page(page, handlers, options.seed)
     # Without api_open=False a request could bypass the queue and interrupt a running episode.
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=2, api_open=False)

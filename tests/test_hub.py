@@ -58,6 +58,7 @@ def test_a_policy_is_loaded_from_the_hub(cached: Path) -> None:
         ("hf://ada/lift@v2", "cannot be reached"),
         ("hf://ada/lift/policy.pth", "hf://USER/NAME"),
         ("hf://a b", "hf://USER/NAME"),
+        ("hf://nobody", "hf://USER/NAME"),
     ],
 )
 def test_what_the_cache_does_not_have_is_one_clear_line(name: str, words: str, cached: Path) -> None:

@@ -61,11 +61,14 @@ def local_checkpoint(name: str | Path) -> Path:
         return Path(name)
     model, revision = address["model"], address["revision"]
     shown = f"hf://{model}" + (f"@{revision}" if revision else "")
+    malformed = f"{shown} names no model; write hf://USER/NAME or hf://USER/NAME@REVISION"
+    if _MODEL.fullmatch(model) is None:
+        raise UserError(malformed)
     is_offline = constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT)
     try:
         return Path(huggingface_hub.hf_hub_download(model, POLICY_FILE, revision=revision, local_files_only=is_offline))
     except errors.HFValidationError:
-        raise UserError(f"{shown} names no model; write hf://USER/NAME or hf://USER/NAME@REVISION") from None
+        raise UserError(malformed) from None
     except errors.LocalEntryNotFoundError:
         raise UserError(
             f"{shown} is not in the cache {constants.HF_HUB_CACHE}, and the hub cannot be reached; "
