@@ -21,10 +21,12 @@ from frame_memory import frame_memory_table
 from fusion import fusion_table
 from judging_cost import judging_cost_table
 from lerobot_eval import eval_table, readback_table
+from peers import peers_table
 from results import RESULTS, Results, values
-from robomimic_peer import peer_table
+from scale import cost_table, estimate_table
 from seed_statistics import errors_table, power_table
 from shaken_holds import shaken_holds_table
+from speedrun import speedrun_table
 from text_encoders import cosine_table, understanding_table
 from training_seeds import pooled_rate, training_seeds_table
 
@@ -38,7 +40,7 @@ from vla.evaluation.tables import TABLE_4, instruction_table, report_rows
 from vla.judging.thresholds import Thresholds
 from vla.markdown import markdown_table
 from vla.sim.perturbations import AXES
-from vla.training.recipes import RECIPES
+from vla.training.recipes import RECIPES, RecipeName
 
 FAMILIAR_HEAD = ("pictures", "familiar pixels: least", "median", "strangeness: median", "most")
 
@@ -214,10 +216,15 @@ def limit(_results: Results, name: str, unit: str = "") -> str:
 
 
 def recipes(_results: Results) -> str:
-    """The numbers of both recipes beside each other."""
-    cpu, full = (_flat(dataclasses.asdict(recipe)) for recipe in (RECIPES["cpu"], RECIPES["full"]))
-    rows = [(f"`{name}`", f"{cpu[name]:.3g}", f"{full[name]:.3g}") for name in cpu if not isinstance(cpu[name], str)]
-    return markdown_table(("number", "`cpu`", "`full`"), rows)
+    """The numbers of the recipes for the scene lift beside each other."""
+    names: tuple[RecipeName, ...] = ("cpu", "fast", "full")
+    numbers = [_flat(dataclasses.asdict(RECIPES[name])) for name in names]
+    rows = [
+        (f"`{key}`", *(f"{each[key]:.3g}" for each in numbers))
+        for key in numbers[0]
+        if not isinstance(numbers[0][key], str)
+    ]
+    return markdown_table(("number", *(f"`{name}`" for name in names)), rows)
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -279,11 +286,14 @@ FIGURES: dict[str, Callable[..., str]] = {
     "language_table": language_table,
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,
-    "peer": lambda results: peer_table(results["peer"], results["shipped"]),
+    "peers": lambda results, *names: peers_table([results[name] for name in names], results["shipped"]),
     "edge_cases": lambda results: edge_cases_table(results["edge_cases"]),
     "edge_starts": lambda results: str(results["edge_cases"]["cases"]["zero"]["starts"]),
     "bench": lambda results: bench_table(results["bench"]),
     "bench_starts": lambda results: starts_table(results["bench"]),
+    "speedrun": lambda results: speedrun_table(results["speedrun"]["records"]),
+    "scale_costs": lambda results: cost_table(results["scale"]),
+    "scale_estimate": lambda results: estimate_table(results["scale"]),
     "frame_memory": lambda results: frame_memory_table(results["frame_memory"]),
     "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),
     "text_cosines": lambda results: cosine_table(results["text_encoders"]),

@@ -11,9 +11,7 @@ file and prints the table. `make peer` makes an environment of its own: robomimi
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,28 +20,19 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from peers import Training, judge_peer, peers_table, shipped_episodes
+from scripts import ROOT
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from vla.demos.schema import checked_demos, demo_names, open_demos  # noqa: E402
-from vla.errors import UserError, run_script  # noqa: E402
-from vla.evaluation.episode import run_episode  # noqa: E402
-from vla.evaluation.machine import machine_facts  # noqa: E402
-from vla.evaluation.results_json import run_versions  # noqa: E402
-from vla.evaluation.statistics import rate  # noqa: E402
-from vla.files import SHIPPED, atomic_path, sha256, write_text  # noqa: E402
-from vla.judging.thresholds import Thresholds  # noqa: E402
-from vla.markdown import markdown_table  # noqa: E402
-from vla.policies.checkpoint import load_checkpoint  # noqa: E402
-from vla.policies.preprocess import cut  # noqa: E402
-from vla.sim import gl  # noqa: E402 (the package stands beside this folder)
-from vla.sim.config import EnvConfig  # noqa: E402
-from vla.sim.env import Observation, Simulator  # noqa: E402
-from vla.sim.rollout import Decision  # noqa: E402
-from vla.training.recipes import RECIPES  # noqa: E402
+from vla.demos.schema import checked_demos, demo_names, open_demos
+from vla.errors import UserError, run_script
+from vla.files import atomic_path, write_text
+from vla.policies.preprocess import cut
+from vla.sim import gl
+from vla.sim.env import Observation
+from vla.sim.rollout import Decision
+from vla.training.recipes import RECIPES
 
 IMAGE = RECIPES["cpu"].image
 CAMERA = "agentview_image"
@@ -85,66 +74,19 @@ def main(options: PeerOptions) -> None:
     data, env_args = _convert(options)
     config = _config(data)
     model, steps, loss = _train(config, data, options)
-    simulator = Simulator(EnvConfig.from_env_args(env_args))
-    actor = PeerActor(model)
-    ours = json.loads((ROOT / "docs/results/shipped.json").read_text())
-    seeds = [episode["seed"] for episode in ours["episodes"]][: options.num_episodes]
-    results = [
-        run_episode(simulator, actor, "Pick up the cube", seed, options.max_steps).result
-        for seed in tqdm(seeds, unit="episode", desc="evaluate")
-    ]
-    summary = {
-        "robomimic": robomimic.__version__,
-        "algorithm": "BC-GMM, image",
-        "demos": options.num_demos,
-        "data_sha256": sha256(options.data),
-        "train_minutes": options.minutes,
-        "cpu_threads": torch.get_num_threads(),
-        "steps": steps,
-        "batch": config.train.batch_size,
-        "final_loss": loss,
-        "max_steps": options.max_steps,
-        "episodes": len(results),
-        "lifted": sum(result.success for result in results),
-        "grasped": sum(result.grasped for result in results),
-        "closest_cm": 100 * float(np.mean([result.closest_m for result in results if result.closest_m is not None])),
-        "seeds": seeds,
-        "machine": machine_facts(),
-        "versions": run_versions(),
-        "thresholds": dataclasses.asdict(Thresholds()),
-    }
-    write_text(options.output, json.dumps(summary, indent=1))
-    print(peer_table(summary, ours))
-
-
-def peer_table(peer: dict[str, Any], ours: dict[str, Any]) -> str:
-    """robomimic's policy and the shipped one on the same seeds, as Markdown."""
-    same = [episode for episode in ours["episodes"] if episode["seed"] in peer["seeds"]]
-    count = len(same)
-    training = load_checkpoint(ROOT / SHIPPED)["training"]
-    minutes = sum(epoch["seconds"] for epoch in training["history"]) / 60
-    batch = training["identity"]["recipe"]["batch_windows"]
-    rows = [
-        (
-            f"robomimic {peer['robomimic']}, {peer['algorithm']}",
-            f"{peer['demos']}",
-            _trained(peer["train_minutes"], peer["cpu_threads"], peer["steps"], peer["batch"]),
-            rate(peer["grasped"], peer["episodes"]),
-            rate(peer["lifted"], peer["episodes"]),
-        ),
-        (
-            "this project, shipped policy",
-            str(len(training["identity"]["episodes"]["train"])),
-            _trained(minutes, 2, training["step"], batch),
-            rate(sum(episode["grasped"] for episode in same), count),
-            rate(sum(episode["success"] for episode in same), count),
-        ),
-    ]
-    return markdown_table(("policy", "demonstrations", "training", "grasped", "truly lifted"), rows)
-
-
-def _trained(minutes: float, cores: int, steps: int, batch: int) -> str:
-    return f"{minutes:.0f} min on {cores} CPU core{'s' if cores > 1 else ''} ({steps} steps of {batch} frames)"
+    training = Training(
+        f"robomimic {robomimic.__version__}",
+        "BC-GMM, image",
+        options.num_demos,
+        options.data,
+        options.minutes,
+        steps,
+        config.train.batch_size,
+        loss,
+    )
+    result = judge_peer(PeerActor(model), env_args, training, options.num_episodes, options.max_steps)
+    write_text(options.output, json.dumps(result, indent=1))
+    print(peers_table([result], shipped_episodes()))
 
 
 def _convert(options: PeerOptions) -> tuple[Path, str]:

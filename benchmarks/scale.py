@@ -1,7 +1,8 @@
 """Measures what a demonstration and an evaluated episode cost, and what a million and a hundred thousand of them would.
 
 Each is run in two sizes; the difference between them is the cost without the start of the processes. Nothing else may
-run beside it. Prints both tables, and writes what was measured.
+run beside it. Writes the result file into docs/results, from which `benchmarks/tables.py` makes the tables in
+docs/scale.md.
 
     python benchmarks/scale.py
 """
@@ -40,7 +41,7 @@ class ScaleOptions:
     """Of the large runs."""
     workers: int = 2
     """Simulator processes; no more than there are cores."""
-    output: Path = Path("runs/scale.json")
+    output: Path = Path("docs/results/scale.json")
     """Result file."""
 
     def __post_init__(self) -> None:

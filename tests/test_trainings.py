@@ -143,3 +143,38 @@ def test_stale_trainings_are_not_shown(benchmarks: Any) -> None:
     seeds = benchmarks("training_seeds").TrainingSeedsOptions().begun()
     seeds["trainings"] = {"0": {"data_sha256": "a"}, "1": {"data_sha256": "b"}}
     assert "same demonstrations" in stale("training_seeds", seeds)
+
+
+def test_a_speedrun_counts_only_if_every_training_seed_lifted_enough(benchmarks: Any) -> None:
+    speedrun = benchmarks("speedrun")
+
+    def run(seed: int, lifted: int, training_s: float) -> dict[str, Any]:
+        seconds = {"collection": 60.0, "training": training_s, "evaluation": 120.0}
+        return {"seed": seed, "seconds": seconds, "success": "1" * lifted + "0" * (100 - lifted)}
+
+    def record(*lifted: int) -> dict[str, Any]:
+        runs = [run(seed, count, 240.0 + 60 * seed) for seed, count in enumerate(lifted)]
+        return {"what": "all of it", "date": "2026-11-28", "machine": {"cpu": "a CPU"}, "runs": runs}
+
+    *_, counts, fails = speedrun.speedrun_table([record(95, 100, 98), record(95, 94, 98)]).splitlines()
+    for words in ("| 6.0 min ", "| 5.0, 6.0, 7.0 ", "| 60 s + 300 s + 120 s "):
+        assert words in counts
+    assert "does not count" not in counts
+    assert "| 6.0 min (does not count) " in fails
+    assert "94/100 = 94%" in fails
+    with pytest.raises(UserError, match="needs three training seeds"):
+        speedrun.SpeedrunOptions(seeds=(0, 1), record="too few")
+
+
+def test_peers_stand_beside_the_shipped_policy_on_the_same_seeds(benchmarks: Any) -> None:
+    peers = benchmarks("peers")
+    ours = peers.shipped_episodes()
+    seeds = [episode["seed"] for episode in ours["episodes"]][:20]
+    peer = {"project": "Other 1.0", "algorithm": "BC", "demos": 135, "train_minutes": 20.0, "cpu_threads": 2}
+    peer |= {"steps": 700, "batch": 8, "grasped": 5, "lifted": 2, "episodes": 20, "seeds": seeds}
+    *_, other, mine = peers.peers_table([peer], ours).splitlines()
+    assert "20 min on 2 CPU cores (700 steps of 8 frames)" in other
+    assert "2/20 = 10%" in other
+    assert "/20 = " in mine
+    with pytest.raises(ValueError, match="values to unpack"):  # another peer's seeds are not comparable
+        peers.peers_table([peer, {**peer, "seeds": seeds[1:]}], ours)

@@ -40,8 +40,9 @@ class TrainOptions:
     exclude: Path | None = None
     """Text file with the names of demonstrations to leave out, one to a line."""
     recipe: RecipeName = "cpu"
-    """cpu: what a laptop can afford, and what every published result of the scene lift was measured with; full: the
-    report's Table 3 at 224 px, for a GPU, not yet measured; language: for the scene cubes."""
+    """cpu: what a laptop can afford, and what every published result of the scene lift was measured with; fast: a third
+    of its steps at 96 px, for --proprioception, not yet reliable; full: the report's Table 3 at 224 px, for a GPU, not
+    yet measured; language: for the scene cubes."""
     epochs: int | None = None
     """Passes over the data."""
     set: tuple[str, ...] = ()
