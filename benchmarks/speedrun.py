@@ -80,7 +80,7 @@ def main(options: SpeedrunOptions) -> None:
         "versions": run_versions(),
     }
     if options.record is not None:
-        content = {"speedrun_version": SPEEDRUN_VERSION, "records": []}
+        content: dict[str, Any] = {"speedrun_version": SPEEDRUN_VERSION, "records": []}
         if options.output.exists():
             content = json.loads(options.output.read_text())
         content["records"].append(record)
