@@ -71,6 +71,9 @@ def _visit(browser: Browser, page: Page, width: int, height: int, scheme: Litera
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     tab = context.new_page()
     tab.goto(page.url)
+    tab.get_by_role("tab", name="Full simulation", exact=True).first.wait_for()
+    tab.wait_for_timeout(800)  # with several cubes, another tab opens
+    show_tab(tab, "Full simulation")
     tab.get_by_role("button", name="Run", exact=True).wait_for()
     return tab
 
