@@ -3,10 +3,6 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 # WEIGHTS=none: an untrained text tower although there is a network, as the README's results were measured.
 TRAIN := 4_train.py --resume $(if $(filter none,$(WEIGHTS)),--clip-weights none)
-# RECIPE=fast: fewer demonstrations and a shorter training, whose policies are not reliable yet (docs/training.md).
-RECIPE ?= cpu
-DEMO_COLLECT := 1_collect_demos.py $(if $(filter fast,$(RECIPE)),--num-episodes 80)
-DEMO_TRAIN := $(TRAIN) --recipe $(RECIPE) $(if $(filter fast,$(RECIPE)),--proprioception)
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -15,8 +11,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 help:
 	@echo "make demo      collect 150 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
-	@echo "               (WEIGHTS=none: with an untrained text tower, although there is a network;"
-	@echo "               RECIPE=fast: 80 demonstrations and a training of six minutes, not reliable yet)"
+	@echo "               (make demo WEIGHTS=none: with an untrained text tower, although there is a network)"
 	@echo "make demo-language  the same with several cubes, of which the instruction names one"
 	@echo "make test      run the whole test suite (about 20 minutes)"
 	@echo "make test-fast the tests that need no training, no script and no browser (under 2 minutes)"
@@ -52,9 +47,9 @@ setup: .venv/installed
 
 demo: setup
 	@echo "==> 1/3 collecting demonstrations"
-	$(RUN) $(DEMO_COLLECT)
+	$(RUN) 1_collect_demos.py
 	@echo "==> 2/3 training (12 to 20 minutes on two CPU cores that multiply bfloat16, most of an hour on others)"
-	$(RUN) $(DEMO_TRAIN)
+	$(RUN) $(TRAIN)
 	@echo "==> 3/3 evaluating on 10 unseen episodes"
 	$(RUN) 5_evaluate.py
 

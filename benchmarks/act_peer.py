@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import Training, judge_peer, peers_table, shipped_episodes
+from peers import PeerOptions, Training, judge_peer, peers_table, shipped_episodes
 from scripts import run_stage
 from torch import nn
 from torch.utils.data import DataLoader
@@ -41,28 +41,16 @@ MAX_GRADIENT_NORM = 10.0
 
 
 @dataclass(frozen=True)
-class PeerOptions:
+class ActOptions(PeerOptions):
     """Options of the comparison."""
 
-    data: Path = Path("data/lift_demos.hdf5")
-    """HDF5 file of demonstrations."""
-    num_demos: int = 135
-    """Training demonstrations to use, the first ones: as many as `make demo` learns from."""
-    minutes: float = 20.0
-    """Training time on two CPU cores: what the shipped policy's took."""
-    num_episodes: int = 50
-    """Test episodes, the first ones of docs/results/shipped.json."""
-    max_steps: int = 200
-    """Control steps (20 per second) after which an episode has failed."""
-    seed: int = 0
-    """Seed of the initial weights and the order."""
     work_dir: Path = Path("runs/act_peer")
     """Folder for the demonstrations in LeRobot's layout; one that is there is used again."""
     output: Path = Path("docs/results/act.json")
     """Result file."""
 
 
-def main(options: PeerOptions) -> None:
+def main(options: ActOptions) -> None:
     try:
         import lerobot
     except ImportError:
@@ -151,4 +139,4 @@ class ActActor:
 
 
 if __name__ == "__main__":
-    run_script(main, PeerOptions, __doc__)
+    run_script(main, ActOptions, __doc__)

@@ -31,6 +31,24 @@ from vla.sim.rollout import Actor
 
 
 @dataclasses.dataclass(frozen=True)
+class PeerOptions:
+    """Options that all comparisons have."""
+
+    data: Path = Path("data/lift_demos.hdf5")
+    """HDF5 file of demonstrations."""
+    num_demos: int = 135
+    """Training demonstrations to use, the first ones: as many as `make demo` learns from."""
+    minutes: float = 20.0
+    """Training time on two CPU cores; on one, give twice as many."""
+    num_episodes: int = 50
+    """Test episodes, the first ones of docs/results/shipped.json."""
+    max_steps: int = 200
+    """Control steps (20 per second) after which an episode has failed."""
+    seed: int = 0
+    """Seed of the initial weights and the order."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """What a peer's policy is, and how it was trained."""
 

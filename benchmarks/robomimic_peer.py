@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from peers import Training, judge_peer, peers_table, shipped_episodes
+from peers import PeerOptions, Training, judge_peer, peers_table, shipped_episodes
 from scripts import ROOT
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -42,28 +42,16 @@ CROP_PX = 116
 
 
 @dataclass(frozen=True)
-class PeerOptions:
+class RobomimicOptions(PeerOptions):
     """Options of the comparison."""
 
-    data: Path = Path("data/lift_demos.hdf5")
-    """HDF5 file of demonstrations."""
-    num_demos: int = 135
-    """Training demonstrations to use, the first ones: as many as `make demo` learns from."""
-    minutes: float = 20.0
-    """Training time on two CPU cores; on one, give twice as many."""
-    num_episodes: int = 50
-    """Test episodes, the first ones of docs/results/shipped.json."""
-    max_steps: int = 200
-    """Control steps (20 per second) after which an episode has failed."""
-    seed: int = 0
-    """Seed of the initial weights and the order."""
     work_dir: Path = Path("runs/peer")
     """Folder for the demonstrations in robomimic's layout."""
     output: Path = Path("docs/results/peer.json")
     """Result file."""
 
 
-def main(options: PeerOptions) -> None:
+def main(options: RobomimicOptions) -> None:
     try:
         import robomimic
     except ImportError:
@@ -89,7 +77,7 @@ def main(options: PeerOptions) -> None:
     print(peers_table([result], shipped_episodes()))
 
 
-def _convert(options: PeerOptions) -> tuple[Path, str]:
+def _convert(options: RobomimicOptions) -> tuple[Path, str]:
     """Write the training demonstrations in robomimic's layout, cut to what our policy sees; also return `env_args`."""
     path = options.work_dir / "demos.hdf5"
     options.work_dir.mkdir(parents=True, exist_ok=True)
@@ -127,7 +115,7 @@ def _config(data: Path) -> Any:
     return config
 
 
-def _train(config: Any, data: Path, options: PeerOptions) -> tuple[Any, int, float]:
+def _train(config: Any, data: Path, options: RobomimicOptions) -> tuple[Any, int, float]:
     """Train with robomimic's own loop until the time is up; return the model, its steps and its last training loss."""
     from robomimic.algo import algo_factory
     from robomimic.utils import obs_utils, train_utils
@@ -180,4 +168,4 @@ class PeerActor:
 
 
 if __name__ == "__main__":
-    run_script(main, PeerOptions, __doc__)
+    run_script(main, RobomimicOptions, __doc__)

@@ -1,8 +1,8 @@
-"""Draws what a camera sees, and leaves out what it cannot see: the same picture, to the bit, in half of the time.
+"""Draws what a camera sees, and leaves out what it cannot see: the same picture, to the bit, in less time.
 
 Without a GPU, the time that MuJoCo takes goes by the number of triangles. Of the arm's 168,000, a camera that looks at
-the table sees a few thousand. A mesh that is outside of the view is left out of the picture. So are single triangles of
-the meshes that never move, the arm's base and its pedestal, if they are outside of the view, show their backs, or are
+the table sees a part. A mesh that is outside of the view is left out of the picture. So are single triangles of the
+meshes that never move, the arm's base and its pedestal, if they are outside of the view, show their backs, or are
 behind the table.
 """
 
@@ -119,6 +119,7 @@ class _StillMeshes:
         uses = np.bincount(model.geom_dataid[meshes], minlength=model.nmesh)
         alone = uses[model.geom_dataid[meshes]] == 1
         opaque = _alpha(model)[meshes] == 1
+        self._mujoco = importlib.import_module("mujoco")
         self._model = model
         self._geoms = meshes[~moves[meshes] & alone & opaque]
         names = [model.geom(number).name for number in range(model.ngeom)]
@@ -136,7 +137,7 @@ class _StillMeshes:
             return
         model = self._trimmed(data, view) if trimmed else self._model
         for geom in self._geoms:
-            importlib.import_module("mujoco").mjr_uploadMesh(model, context, int(self._model.geom_dataid[geom]))
+            self._mujoco.mjr_uploadMesh(model, context, int(self._model.geom_dataid[geom]))
         self._is_trimmed = trimmed
 
     def _what_counts(self, data: Any, view: View) -> np.ndarray:
