@@ -79,3 +79,15 @@ def test_what_hides_the_pedestal_may_become_transparent_or_smaller(sim: Simulato
         assert (sim.render() != before).any()
         table.rgba[:] = rgba
         np.testing.assert_array_equal(sim.render(), before)
+
+
+def test_most_meshes_are_left_out_while_the_hand_is_up(sim: Simulator) -> None:
+    mujoco: Any = importlib.import_module("mujoco")
+    sim.reset(1)
+    drawing = sim._drawing
+    assert drawing is not None
+    scene = drawing._scene
+    meshes = [geom for geom in scene.geoms[: scene.ngeom] if geom.type == mujoco.mjtGeom.mjGEOM_MESH]
+    assert len(meshes) > 50
+    assert sum(geom.dataid == -1 for geom in meshes) > 0.7 * len(meshes)
+    assert drawing._still._is_trimmed
