@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -171,7 +171,7 @@ def test_readme_is_short_and_names_scripts_packages_and_documents() -> None:
 def options_of(script: str) -> set[str]:
     """Every option on the command line of a script or benchmark."""
     module = importlib.import_module(Path(script).stem)
-    (options,) = (value for name, value in vars(module).items() if name.endswith("Options"))
+    options = get_type_hints(module.main)["options"]
     names = [field.name.rstrip("_").replace("_", "-") for field in dataclasses.fields(options)]  # --import is import_
     return {f"--{prefix}{name}" for name in names for prefix in ("", "no-")}
 
