@@ -48,7 +48,6 @@ from vla.demos.still_collection import StillsTask, collect_stills
 from vla.errors import UserError, run_script
 from vla.evaluation.video import demo_frames, write_video
 from vla.files import run_lock
-from vla.policies.checkpoint import load_checkpoint
 from vla.policies.instructions import instruction_for
 from vla.sim import gl
 from vla.sim.config import TRAIN_SEEDS, EnvConfig, version_drift
@@ -63,6 +62,8 @@ def main(options: CollectOptions) -> None:
         _replay(options, options.replay)
         return
     if options.dagger is not None:
+        from vla.policies.checkpoint import load_checkpoint  # the only use of torch: its import takes seconds
+
         load_checkpoint(options.dagger)  # a broken checkpoint is reported here, in one line, not by a worker
     if options.file.is_dir():
         raise UserError(f"--output {options.file} is a folder; name a file in it")
@@ -225,7 +226,9 @@ def _record_parts(options: CollectOptions, parts: dict[int, Path]) -> None:
         print(f"continuing: {done} of {total} demonstrations are already recorded")
     if not tasks:
         return
-    workers = simulator_workers(options.engine, min(options.workers, len(tasks)), options.env())
+    workers = simulator_workers(
+        options.engine, min(options.workers, len(tasks)), options.env(), loads_torch=options.dagger is not None
+    )
     with tqdm(total=total, initial=done, unit="demo", desc="collect") as bar, workers:
         results = workers.run_all(record_in_worker, tasks, lambda _: bar.update(options.group))
     failed = [task.part.stem for task in tasks if not task.part.exists()]

@@ -39,6 +39,11 @@ def is_machine_error(error: OSError) -> bool:
     return error.errno in _MACHINE_ERRNOS or isinstance(error, ConnectionError)
 
 
+def describe_error(error: BaseException) -> str:
+    """Type and message of an exception, in one line of at most 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
 def run_script(
     main: Callable[[Options], None],
     options: type[Options],

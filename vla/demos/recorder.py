@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 
 from vla.demos.schema import Demo, write_demo
-from vla.experts.dagger import DaggerActor
 from vla.experts.idle import IDLE_STEPS, IdleActor
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.files import atomic_path
@@ -77,7 +76,7 @@ def _record_episode(sim: Simulator, task: RecordTask, asked: Asked, seed: int) -
     """Returns the demonstration of an episode, or why it is none."""
     idle = asked.target is None
     expert: Actor = IdleActor(task.expert) if idle else ExpertActor(task.expert)
-    actor = expert if task.policy is None else DaggerActor.load(task.policy, expert)
+    actor = expert if task.policy is None else _dagger_actor(task.policy, expert)
     sim.target = asked.target
     judge, trace = Judge(), Trace()
     max_steps = IDLE_STEPS if idle else task.max_steps
@@ -85,6 +84,13 @@ def _record_episode(sim: Simulator, task: RecordTask, asked: Asked, seed: int) -
     reason = rejection(judge, steps, trace.layout, asked.target)
     layout = None if sim.config.scene.kind == "lift" else trace.layout
     return reason or demo_from_steps(steps, asked.instruction, seed, layout, asked.target)
+
+
+def _dagger_actor(policy: Path, expert: Actor) -> Actor:
+    # Its torch would cost a collection without DAgger seconds at every start.
+    from vla.experts.dagger import DaggerActor
+
+    return DaggerActor.load(policy, expert)
 
 
 def _write_part(part: Path, demos: list[tuple[Demo, str]], rejected: list[tuple[int, str]]) -> None:

@@ -85,7 +85,7 @@ def _make_parts(tasks: list[RemakeTask], make: Callable[[RemakeTask], None], env
     if missing:
         with (
             tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="demo", desc="make") as bar,
-            SimulatorWorkers(min(workers, len(missing)), env) as pool,
+            SimulatorWorkers(min(workers, len(missing)), env, loads_torch=False) as pool,
         ):
             pool.run(make, missing, done=lambda *_: bar.update())
     dead = [task.name for task in tasks if not task.part.exists()]

@@ -87,5 +87,5 @@ def _record(tasks: Sequence[StillTask], env: EnvConfig, engine: Engine, workers:
         return
     total = sum(task.count for task in tasks)
     progress = tqdm(total=total, initial=total - sum(task.count for task in missing), unit="still", desc="stills")
-    with progress as bar, simulator_workers(engine, min(workers, len(missing)), env) as pool:
+    with progress as bar, simulator_workers(engine, min(workers, len(missing)), env, loads_torch=False) as pool:
         pool.run_all(record_stills_in_worker, missing, bar.update)

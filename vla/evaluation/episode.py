@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.errors import MachineError, UserError
+from vla.errors import MachineError, UserError, describe_error
 from vla.evaluation.failures import failure_kind, measure_approach
 from vla.evaluation.milestones import PHASES, count_losses, distance_m, phases_by_step
 from vla.evaluation.video import frame_strip, video_written
 from vla.judging.bystanders import Bystanders, judge_obedience
 from vla.judging.verdict import Judge
-from vla.policies.faults import describe_error, is_machine_fault
+from vla.policies.faults import is_machine_fault
 from vla.sim.config import ACTION_DIM
 from vla.sim.env import Observation, Simulator
 from vla.sim.rollout import Actor, Step, Trace, rollout

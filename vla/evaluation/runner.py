@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vla.errors import MachineError, is_machine_error
+from vla.errors import MachineError, describe_error, is_machine_error
 from vla.evaluation.episode import EvaluatedEpisode, died_episode
 from vla.evaluation.plan import EvaluationPlan, Subject
 from vla.evaluation.task import EvalTask, check_not_rewritten, evaluate_in_worker
 from vla.policies.checkpoint import load_policy
 from vla.policies.devices import choose_device, stop_on_machine_fault
-from vla.policies.faults import describe_error
 from vla.policies.inference_server import BATCH, InferenceServer
 from vla.policies.kernels import Precision
 from vla.sim.engines import simulator_workers

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from vla.demos.schema import Demo
+from vla.errors import describe_error
 from vla.files import atomic_path
 from vla.judging.evidence import Evidence
 from vla.judging.verdict import CONDITIONS, Judge
-from vla.policies.faults import describe_error
 from vla.sim.rollout import Step
 
 FPS = 20

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from vla.errors import MachineError, UserError, is_machine_error
-from vla.policies.faults import describe_error, is_machine_fault
+from vla.errors import MachineError, UserError, describe_error, is_machine_error
+from vla.policies.faults import is_machine_fault
 
 
 def choose_device(wanted: str = "auto") -> torch.device:

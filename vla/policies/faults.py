@@ -27,8 +27,3 @@ def is_machine_fault(error: Exception) -> bool:
     if isinstance(error, RuntimeError) and any(part in str(error) for part in _MACHINE_MESSAGES):
         return True
     return type(error).__module__.partition(".")[0] in _LIBRARIES_BELOW
-
-
-def describe_error(error: BaseException) -> str:
-    """Type and message of an exception, in one line of at most 300 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

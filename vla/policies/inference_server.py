@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla.errors import MachineError
-from vla.policies.faults import describe_error, is_machine_fault
+from vla.errors import MachineError, describe_error
+from vla.policies.faults import is_machine_fault
 from vla.policies.network import PolicyNetwork, Prediction, model_architecture
 
 BATCH = 16

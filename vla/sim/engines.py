@@ -23,7 +23,9 @@ def default_workers() -> int:
     return min(MOST_WORKERS, cores)
 
 
-def simulator_workers(engine: Engine, count: int, config: EnvConfig, render_images: bool = True) -> Workers:
+def simulator_workers(
+    engine: Engine, count: int, config: EnvConfig, render_images: bool = True, loads_torch: bool = True
+) -> Workers:
     """Workers that are started when they are entered.
 
     Args:
@@ -31,12 +33,13 @@ def simulator_workers(engine: Engine, count: int, config: EnvConfig, render_imag
         count: processes of the local engine. A Ray cluster runs as many tasks at once as it has CPUs.
         config: their simulator.
         render_images: False: its images are black.
+        loads_torch: as for `vla.sim.env.Simulator`.
 
     Raises:
         UserError: the engine is not installed.
     """
     if engine == "local":
-        return SimulatorWorkers(count, config, render_images)
+        return SimulatorWorkers(count, config, render_images, loads_torch)
     from vla.sim.ray_workers import RayWorkers  # its import takes a second, and Ray is an optional package
 
-    return RayWorkers(config, render_images)
+    return RayWorkers(config, render_images, loads_torch)

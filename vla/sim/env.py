@@ -68,30 +68,35 @@ class Simulator:
         UserError: no OpenGL backend works, the task cannot hold the scene, or the scene has no such camera.
     """
 
-    def __init__(self, config: EnvConfig | None = None, render_images: bool = True) -> None:
+    def __init__(self, config: EnvConfig | None = None, render_images: bool = True, loads_torch: bool = True) -> None:
         """Build the scene, which takes seconds.
 
         Args:
             config: the scene and its camera; None for the defaults.
             render_images: False makes all images black and a step twice as fast, for actors that need no images.
+            loads_torch: False saves the seconds that torch's import takes, where this process will not import it. Later
+                it could not: it crashes if the GL libraries were loaded first (torch 2.12 with Mesa).
         """
         gl.select_backend()
         # robosuite warns at import and at every reset about optional parts that Lift does not use.
         logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno > logging.WARNING)
         if render_images:
             gl.claim_process()
-            # A policy may be loaded later. Imported after the GL libraries, torchvision crashes (torch 2.12 with Mesa).
+        if render_images and loads_torch:
             importlib.import_module("torchvision")
         import mujoco
         import robosuite
 
+        from vla.sim.fixed_base import FixedBase
+
         self.config = config or EnvConfig()
         self._mujoco = mujoco
         task, self._names = environment_of(self.config.scene)
+        controllers = robosuite.load_composite_controller_config(controller="BASIC", robot=self.config.robot)
         self._env = robosuite.make(
             task,
             robots=self.config.robot,
-            controller_configs=robosuite.load_composite_controller_config(controller="BASIC", robot=self.config.robot),
+            controller_configs={**controllers, "type": FixedBase.name},
             control_freq=self.config.control_freq_hz,
             horizon=self.config.horizon_steps,
             ignore_done=True,  # the rollout counts the steps

@@ -40,13 +40,14 @@ class _Place:
     """Working directory, which relative paths begin at."""
     config: EnvConfig
     render_images: bool
+    loads_torch: bool
 
 
 class RayWorkers(Workers):
     """Tasks on the cluster of RAY_ADDRESS, or else on a Ray instance of this process; one CPU for each task."""
 
-    def __init__(self, config: EnvConfig, render_images: bool = True) -> None:
-        self._config, self._render_images = config, render_images
+    def __init__(self, config: EnvConfig, render_images: bool = True, loads_torch: bool = True) -> None:
+        self._config, self._render_images, self._loads_torch = config, render_images, loads_torch
 
     def __enter__(self) -> RayWorkers:
         gl.select_backend()
@@ -79,7 +80,7 @@ class RayWorkers(Workers):
 
         A task whose process or node died ATTEMPTS times has no result.
         """
-        place = _Place(str(Path.cwd()), self._config, self._render_images)
+        place = _Place(str(Path.cwd()), self._config, self._render_images, self._loads_torch)
         remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_run_at)
         results: dict[int, Result | None] = {}
         running: dict[Any, int] = {}
@@ -134,15 +135,15 @@ def _result(reference: Any) -> Any:
 def _run_at(place: _Place, function: Callable[[Task], Result], task: Task) -> Result:
     """Run a task in a process of Ray, which keeps its simulator for the next one."""
     os.chdir(place.folder)
-    workers.adopt_simulator(_simulator_of(place.config, place.render_images))
+    workers.adopt_simulator(_simulator_of(place.config, place.render_images, place.loads_torch))
     return function(task)
 
 
 @functools.lru_cache(maxsize=1)
-def _simulator_of(config: EnvConfig, render_images: bool) -> Simulator:
+def _simulator_of(config: EnvConfig, render_images: bool, loads_torch: bool) -> Simulator:
     gl.select_backend()
     try:
-        return Simulator(config, render_images)
+        return Simulator(config, render_images, loads_torch)
     except UserError:
         raise
     except Exception as error:  # robosuite raises various types

@@ -31,7 +31,7 @@ _start_error: Exception | None = None
 """Why this worker has no simulator."""
 
 
-def _simulator_pool(workers: int, config: EnvConfig, render_images: bool) -> ProcessPoolExecutor:
+def _simulator_pool(workers: int, config: EnvConfig, render_images: bool, loads_torch: bool) -> ProcessPoolExecutor:
     gl.select_backend()  # once here, so that every worker inherits the choice
     # More threads than cores made two workers ten times slower than one.
     for name in THREAD_VARIABLES:
@@ -40,7 +40,7 @@ def _simulator_pool(workers: int, config: EnvConfig, render_images: bool) -> Pro
         max_workers=workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_initialise,
-        initargs=(config, render_images),
+        initargs=(config, render_images, loads_torch),
     )
 
 
@@ -112,9 +112,9 @@ class Workers(ABC):
 class SimulatorWorkers(Workers):
     """Spawned processes on this machine."""
 
-    def __init__(self, count: int, config: EnvConfig, render_images: bool = True) -> None:
-        """Prepare to start `count` processes; without `render_images`, their images are black."""
-        self._count, self._config, self._render_images = count, config, render_images
+    def __init__(self, count: int, config: EnvConfig, render_images: bool = True, loads_torch: bool = True) -> None:
+        """Prepare to start `count` processes; the rest as for `vla.sim.engines.simulator_workers`."""
+        self._count, self._config, self._render_images, self._loads_torch = count, config, render_images, loads_torch
 
     def __enter__(self) -> SimulatorWorkers:
         self._start()
@@ -175,7 +175,7 @@ class SimulatorWorkers(Workers):
         return []
 
     def _start(self) -> None:
-        self._pool = _simulator_pool(self._count, self._config, self._render_images)
+        self._pool = _simulator_pool(self._count, self._config, self._render_images, self._loads_torch)
         # A task for each worker starts all of them. If one cannot start, none can: the first answer will do.
         first, *_ = [self._pool.submit(_check_simulator) for _ in range(self._count)]
         try:
@@ -211,12 +211,12 @@ def _check_simulator() -> None:
     simulator()
 
 
-def _initialise(config: EnvConfig, render_images: bool) -> None:
+def _initialise(config: EnvConfig, render_images: bool, loads_torch: bool) -> None:
     global _simulator, _start_error
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process answers Ctrl-C
     threading.Thread(target=die_with_parent, daemon=True).start()
     try:
-        _simulator = Simulator(config, render_images)
+        _simulator = Simulator(config, render_images, loads_torch)
     except Exception as error:  # raised by the first task: an exception here would break the pool without its reason
         _start_error = error
 
