@@ -38,7 +38,7 @@ NAMES = ("demo_0", "demo_1", "demo_2")
 class _InThisProcess:
     """Runs the tasks of `SimulatorWorkers` in this process, with the simulator of the tests."""
 
-    def __init__(self, count: int, config: EnvConfig, render_images: bool = True) -> None:
+    def __init__(self, count: int, config: EnvConfig, render_images: bool = True, loads_torch: bool = True) -> None:
         pass
 
     def __enter__(self) -> _InThisProcess:
@@ -269,7 +269,7 @@ def test_a_camera_that_is_not_there_leaves_nothing_behind(
     demo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Starting(_InThisProcess):
-        def __init__(self, count: int, config: EnvConfig, render_images: bool = True) -> None:
+        def __init__(self, count: int, config: EnvConfig, render_images: bool = True, loads_torch: bool = True) -> None:
             Simulator(config, render_images)
 
     monkeypatch.setattr(remaking, "SimulatorWorkers", Starting)

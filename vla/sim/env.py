@@ -108,8 +108,7 @@ class Simulator:
             renderer="mujoco",
             seed=self.config.model_seed,
         )
-        for name in self._env.observation_names:  # robosuite's own, which nothing here reads
-            self._env.modify_observable(name, "enabled", False)
+        self._env._observables.clear()  # robosuite's own, which nothing here reads; it asks each 25 times a step
         self._env.sim.model._model.vis.quality.offsamples = 0
         self._scratch = mujoco.MjData(self.model)
         self._env.reset()  # hides the markers of the gripper; from here on robosuite leaves the model alone
