@@ -9,6 +9,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ class Training(Kind):
 
     def outcome(self, folder: Path) -> dict[str, str]:
         found = {}
-        for path in folder.glob("out/*.pth"):
+        # A kill leaves its temporary file behind; that of another process would look the same for an hour.
+        for path in filterfalse(is_temporary, folder.glob("out/*.pth")):
             content = load_checkpoint(path)
             history = [{**record, "seconds": None} for record in content["training"]["history"]]
             found[f"history of {path.name}"] = _digest(history)
