@@ -82,6 +82,7 @@ def _main(options: TrainOptions, processes: Processes) -> None:
         locates_named=language.locates_named,
         language_in_vision=language.language_in_vision,
         text_dim=TEXT_DIMS[language.text_encoder],
+        dropout=recipe.dropout,
     )
     identity = RunIdentity.of(options, recipe, config, demonstrations)
     identity.check_same(processes.from_first(lambda: identity))

@@ -108,7 +108,7 @@ def _train(folder: Path, minutes: float) -> tuple[ActActor, int, float]:
             total.backward()
             nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRADIENT_NORM)
             optimiser.step()
-            steps, loss = steps + 1, float(total)
+            steps, loss = steps + 1, float(total.detach())
             passed = time.perf_counter() - start
             if steps % 50 == 0:
                 print(f"{passed / 60:.1f} min | step {steps} | loss {loss:.3f}", flush=True)

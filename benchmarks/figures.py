@@ -20,6 +20,7 @@ from evaluation_speed import speed_table
 from frame_memory import frame_memory_table
 from fusion import fusion_table
 from judging_cost import judging_cost_table
+from kills import kills_table
 from lerobot_eval import eval_table, readback_table
 from peers import peers_table
 from results import RESULTS, Results, values
@@ -294,6 +295,7 @@ FIGURES: dict[str, Callable[..., str]] = {
     "speedrun": lambda results: speedrun_table(results["speedrun"]["records"]),
     "scale_costs": lambda results: cost_table(results["scale"]),
     "scale_estimate": lambda results: estimate_table(results["scale"]),
+    "kills": lambda results: kills_table(results["kills"]),
     "frame_memory": lambda results: frame_memory_table(results["frame_memory"]),
     "judging_cost": lambda results: judging_cost_table(results["judging_cost"]),
     "text_cosines": lambda results: cosine_table(results["text_encoders"]),

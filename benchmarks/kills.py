@@ -9,7 +9,8 @@ Some moments lie in the start of a run, the others behind its writings: half of 
 a temporary file appears, half of them at any time until the next one.
 
 Collects the demonstrations that the runs read. Writes the counts into the result file, one kind of run after the other;
-a kind that is in it is not measured again. The files of a run that lost nothing are removed.
+a kind that is in it is not measured again, unless another --output is named. The files of a run that lost nothing are
+removed.
 
     python benchmarks/kills.py
     python benchmarks/kills.py --kinds dagger merging --kills 10 10
@@ -51,7 +52,7 @@ class KillsOptions:
     """Seed of the moments."""
     work_dir: Path = Path("runs/kills")
     """Folder of the runs."""
-    output: Path = Path("runs/kills.json")
+    output: Path = Path("docs/results/kills.json")
     """Result file."""
 
     def __post_init__(self) -> None:

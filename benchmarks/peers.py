@@ -37,7 +37,7 @@ class PeerOptions:
     data: Path = Path("data/lift_demos.hdf5")
     """HDF5 file of demonstrations."""
     num_demos: int = 135
-    """Training demonstrations to use, the first ones: as many as `make demo` learns from."""
+    """Training demonstrations to use, the first ones: as many as the recipe cpu learns from."""
     minutes: float = 20.0
     """Training time on two CPU cores; on one, give twice as many."""
     num_episodes: int = 50

@@ -1,8 +1,8 @@
 """The whole `cpu` recipe, trained with several seeds: what another training would give, beside the shipped policy.
 
-All seeds learn from the same demonstrations, those of `make demo`; a seed decides the initial weights, the order of the
-batches, the augmentation and the dropout. Each training is that of `make demo`, with the policy chosen by validation
-episodes, and each policy runs the same test episodes, on which nothing has been run before.
+All seeds learn from the same demonstrations, the collection's default; a seed decides the initial weights, the order
+of the batches, the augmentation and the dropout. Each training is that of `make demo RECIPE=cpu`, with the policy
+chosen by validation episodes, and each policy runs the same test episodes, on which nothing has been run before.
 
 Reads the demonstrations, or collects them where there are none. Writes checkpoints and evaluations into --work-dir,
 and the result file into docs/results, from which `benchmarks/tables.py` makes the table in docs/results.md. What is

@@ -88,6 +88,23 @@ def test_the_cpu_recipe_starts_vision_from_scratch_and_says_what_else_there_is(
     assert dataclasses.replace(options, vision_weights="IMAGENET1K_V1").resolve().vision_weights == "IMAGENET1K_V1"
 
 
+def test_the_fast_recipe_trains_without_dropout_and_knows_where_its_hand_is(
+    finished: tuple[TrainOptions, str], tmp_path: Path
+) -> None:
+    options = dataclasses.replace(
+        finished[0], recipe="fast", proprioception=True, set=("rollout_every=1",), output_dir=tmp_path
+    )
+    train(options)
+    model = load_checkpoint(tmp_path / "best_model.pth")["model_config"]
+    assert (model["image"]["size_px"], model["dropout"], model["proprioception"]) == (
+        options.resolve().image.size_px,
+        0.0,
+        True,
+    )
+    with pytest.raises(UserError, match=r"--recipe fast sees the middle of the table alone.*; add --proprioception"):
+        dataclasses.replace(options, proprioception=False)
+
+
 def test_frames_in_a_file_train_the_same_weights(
     finished: tuple[TrainOptions, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,6 +186,7 @@ class ConfigClass(Protocol):
         locates_named: bool = ...,
         language_in_vision: LanguageInVision = ...,
         text_dim: int = ...,
+        dropout: float = ...,
     ) -> NetworkConfig:
         """A configuration for a new network."""
 

@@ -40,9 +40,9 @@ class TrainOptions:
     exclude: Path | None = None
     """Text file with the names of demonstrations to leave out, one to a line."""
     recipe: RecipeName = "cpu"
-    """cpu: what a laptop can afford, and what every published result of the scene lift was measured with; fast: a third
-    of its steps at 96 px, for --proprioception, not yet reliable; full: the report's Table 3 at 224 px, for a GPU, not
-    yet measured; language: for the scene cubes."""
+    """cpu: what a laptop can afford with one camera alone, and what the shipped policy was trained with; fast: half of
+    its steps at 96 px, with --proprioception, for `make demo`; full: the report's Table 3 at 224 px, for a GPU, not yet
+    measured; language: for the scene cubes."""
     epochs: int | None = None
     """Passes over the data."""
     set: tuple[str, ...] = ()
@@ -138,6 +138,11 @@ class TrainOptions:
             if self.export is None:
                 raise UserError("--push-to-hub uploads the file of --export; give --export FILE, too")
             check_can_push(self.push_to_hub)
+        if self.recipe == "fast" and not self.proprioception:
+            raise UserError(
+                "--recipe fast sees the middle of the table alone, where the hand is only at the end; "
+                "add --proprioception, or take --recipe cpu"
+            )
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other; give one")
         if self.language().wordings == 0 and self.stills is not None:
