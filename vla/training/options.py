@@ -41,7 +41,7 @@ class TrainOptions:
     """Text file with the names of demonstrations to leave out, one to a line."""
     recipe: RecipeName = "cpu"
     """cpu: what a laptop can afford with one camera alone, and what the shipped policy was trained with; fast: half of
-    its steps at 96 px, with --proprioception, for `make demo`; full: the report's Table 3 at 224 px, for a GPU, not yet
+    its steps at 80 px, with --proprioception, for `make demo`; full: the report's Table 3 at 224 px, for a GPU, not yet
     measured; language: for the scene cubes."""
     epochs: int | None = None
     """Passes over the data."""
