@@ -30,6 +30,10 @@ SETTINGS = Path(__file__).with_name("bc_image.json")
 CAMERA = "agentview_image"
 TRAINED = "finished run successfully!"
 """Last line of a training that did not fail; robomimic's exit code is 0 in both cases."""
+NO_ROLLOUT = "got rollout exception"
+"""What a training says, and goes on, when its rollout failed. robomimic makes the environment anew for each, and
+robosuite 1.5.2, when it frees the GL context of the old one, sometimes takes away the new one's, too."""
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,12 @@ def main(options: RobomimicOptions) -> None:
     _run("get_dataset_info", "--dataset", options.data)
     _run(*playback, folder / "pictures.mp4", "--use-obs", "--render_image_names", CAMERA)
     _run(*playback, folder / "states.mp4")
-    _run("train", "--config", settings, "--dataset", options.data, expect=TRAINED)
+    for _ in range(ATTEMPTS):
+        said = _run("train", "--config", settings, "--dataset", options.data, expect=TRAINED)
+        if NO_ROLLOUT not in said:
+            break
+    else:
+        raise UserError(f"robomimic's rollout failed {ATTEMPTS} times, and says why above ({NO_ROLLOUT!r})")
     print(f"{folder}: pictures.mp4, states.mp4, bc_image.json, trained/")
 
 
@@ -80,8 +89,8 @@ def _settings(options: RobomimicOptions, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _run(script: str, *arguments: object, expect: str = "") -> None:
-    """Run a script of robomimic, whose output must hold `expect`.
+def _run(script: str, *arguments: object, expect: str = "") -> str:
+    """Run a script of robomimic; return its output, which must hold `expect`.
 
     Raises:
         UserError: it failed.
@@ -93,6 +102,7 @@ def _run(script: str, *arguments: object, expect: str = "") -> None:
     print(done.stdout, flush=True)
     if done.returncode or expect not in done.stdout:
         raise UserError(f"robomimic's {script} failed, and says why above; mend that, and run this again")
+    return done.stdout
 
 
 if __name__ == "__main__":
