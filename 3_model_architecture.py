@@ -26,7 +26,6 @@ from vla.errors import UserError, run_script
 from vla.files import default_checkpoint
 from vla.markdown import markdown_table
 from vla.policies.batch import Batch
-from vla.policies.clip_text import ClipTextEncoder
 from vla.policies.network import ConfigClass, LanguageInVision, Losses, LossSettings, Prediction, TrainableNetwork
 from vla.policies.onnx_export import export_onnx
 from vla.policies.preprocess import PROPRIOCEPTION_DIM, ImageSpec
@@ -464,7 +463,7 @@ class ModelOptions:
             raise UserError(f"--export {self.export} is a folder, or does not end in .onnx; name an ONNX file")
 
 
-def parameter_table(model: VLA, text: ClipTextEncoder) -> str:
+def parameter_table(model: VLA, text: nn.Module) -> str:
     """Table 1: parameters in millions, the report's beside ours, as Markdown."""
 
     def count(*modules: nn.Module) -> int:
@@ -494,6 +493,8 @@ def main(options: ModelOptions) -> None:
     if options.export is not None:
         export_onnx(options.checkpoint or default_checkpoint(), options.export)
         return
+    from vla.policies.clip_text import ClipTextEncoder  # every script imports this one, few need open_clip
+
     config = ModelConfig()
     model = VLA(config)
     vision = load_vision_weights(model.vision, options.vision_weights)

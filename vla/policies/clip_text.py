@@ -15,11 +15,10 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from vla.errors import UserError
+from vla.policies.text_encoder import EMBEDDING_DIM
 from vla.policies.weights import NO_WEIGHTS, Identity, describe, is_reachable, state_hash, untrained
 
 MODEL_NAME = "ViT-B-32"
-CLIP_DIM = 512
-"""Width of its embeddings."""
 BATCH_TEXTS = 256
 """Texts that are encoded at a time; a thousand at once would take gigabytes."""
 UNTRAINED_SEED = 0
@@ -29,7 +28,7 @@ UNTRAINED_SEED = 0
 class ClipTextEncoder(nn.Module):
     """CLIP's text transformer, frozen: strings -> (n, 512)."""
 
-    dim = CLIP_DIM
+    dim = EMBEDDING_DIM
 
     def __init__(self, clip: nn.Module, identity: Identity) -> None:
         super().__init__()

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from vla.errors import UserError
-from vla.policies.clip_text import CLIP_DIM, ClipTextEncoder
 from vla.policies.minilm import DIM as MINILM_DIM
 from vla.policies.minilm import MiniLM
 from vla.policies.weights import Identity, describe
 
 EncoderName = Literal["clip", "minilm", "deaf"]
 """Value of a checkpoint's text identity under the key `encoder`; an identity without that key is CLIP's."""
-EMBEDDING_DIM = CLIP_DIM
-"""Width of the default encoder's embeddings."""
-TEXT_DIMS: dict[EncoderName, int] = {"clip": CLIP_DIM, "minilm": MINILM_DIM, "deaf": 1}
+EMBEDDING_DIM = 512
+"""Width of the embeddings of CLIP, the default encoder."""
+TEXT_DIMS: dict[EncoderName, int] = {"clip": EMBEDDING_DIM, "minilm": MINILM_DIM, "deaf": 1}
 """Widths of the encoders' embeddings."""
 
 
@@ -68,8 +67,15 @@ def load_text_encoder(name: EncoderName, clip_weights: str) -> TextEncoder:
         UserError: its weights cannot be had here, or are others than they should be.
     """
     if name == "clip":
-        return ClipTextEncoder.load(clip_weights)
+        return _clip().load(clip_weights)
     return MiniLM.load() if name == "minilm" else Deaf()
+
+
+def _clip() -> type[ClipTextEncoder]:
+    # open_clip's import takes a second, and a policy that hears what it was trained on needs no encoder.
+    from vla.policies.clip_text import ClipTextEncoder
+
+    return ClipTextEncoder
 
 
 def matching_text_encoder(identity: Identity, clip_weights: str) -> TextEncoder:
@@ -80,7 +86,7 @@ def matching_text_encoder(identity: Identity, clip_weights: str) -> TextEncoder:
     """
     name = identity.get("encoder", "clip")
     if name == "clip":
-        return ClipTextEncoder.matching(identity, clip_weights)
+        return _clip().matching(identity, clip_weights)
     if name not in get_args(EncoderName):
         raise UserError(
             f"the checkpoint was trained with the text encoder {name!r}, but this version has only "
@@ -126,4 +132,6 @@ class InstructionEmbeddings:
 
 
 if TYPE_CHECKING:  # lets mypy compare the encoders with the protocol
+    from vla.policies.clip_text import ClipTextEncoder
+
     _ENCODERS: tuple[TextEncoder, ...] = (ClipTextEncoder.load("none"), MiniLM.load(), Deaf())
