@@ -77,6 +77,7 @@ class LiftDataset(Dataset[Segment]):
         locates: Locates = "target",
         asker: Asker | None = None,
         frames: Frames | None = None,
+        hold_stride: int = 1,
     ) -> None:
         """Decode the episodes `names` of the file at `path`.
 
@@ -90,6 +91,7 @@ class LiftDataset(Dataset[Segment]):
             locates: the cubes whose positions are given: the target's, or those that instructions can name.
             asker: draws other instructions that ask for the same; None: those of the demonstrations stay.
             frames: where the decoded frames go, beside others; None: in memory.
+            hold_stride: of the windows that end in the phase "hold", every how many-th is served.
 
         Raises:
             UserError: none of the episodes succeeded, they know of one cube only and `locates` asks for more, or their
@@ -114,7 +116,7 @@ class LiftDataset(Dataset[Segment]):
             for name, demo in tqdm(demos, total=len(chosen), unit="episode", desc="decode", leave=False, disable=None):
                 first_frame = frames.append(cut(torch.from_numpy(demo_array(demo, "images")), spec, margin_px))
                 episode = self._episodes[name] = _read_episode(demo, first_frame, locates)
-                ends = list(range(0, len(episode.actions), stride))
+                ends = _window_ends(demo, len(episode.actions), stride, hold_stride)
                 for first in range(0, len(ends), windows_per_segment):
                     self.segments.append((name, ends[first : first + windows_per_segment]))
 
@@ -172,6 +174,15 @@ def frame_count(file: h5py.File, names: Sequence[str]) -> tuple[int, tuple[int, 
     """Number of frames of the demonstrations `names`, which are not none, and the shape of the first, (H, W, 3)."""
     index = read_index(file)
     return sum(index[name].length for name in names), checked_demo(file, names[0])["images"].shape[1:]
+
+
+def _window_ends(demo: h5py.Group, length: int, stride: int, hold_stride: int) -> list[int]:
+    """The steps at which windows end; an imported demonstration has no phases, so that nothing of it is left out."""
+    ends = np.arange(0, length, stride)
+    if hold_stride == 1 or "phases" not in demo:
+        return list(ends)
+    is_hold = demo_array(demo, "phases")[ends] == b"hold"
+    return list(ends[~is_hold | (np.cumsum(is_hold) % hold_stride == 0)])
 
 
 def _read_episode(demo: h5py.Group, first_frame: int, locates: Locates) -> _Episode:

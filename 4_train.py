@@ -204,6 +204,7 @@ class Trainer:
             self.language.locates,
             asker,
             self.frames,
+            recipe.hold_stride,
         )
         print(f"{split}: {len(names)} episodes, {dataset.window_count()} windows")
         windows: Dataset[Segment] = dataset

@@ -39,7 +39,7 @@ from vla.training.recipes import RecipeName
 
 SPEEDRUN_VERSION = 1
 RECIPE: RecipeName = "fast"
-NUM_DEMOS = 100
+NUM_DEMOS = 110
 FIRST_SEED = 2_006_000
 """Seed of the first test episode. The ones before are other evaluations' (docs/results.md)."""
 NUM_EPISODES = 100
