@@ -14,7 +14,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      collect 130 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
+	@echo "make demo      collect 110 demonstrations, train, evaluate; ends with Table 4 and the videos' paths"
 	@echo "               (make demo RECIPE=cpu: 150, and a policy that sees one camera alone, in twice the time;"
 	@echo "               WEIGHTS=none: with an untrained text tower, although there is a network)"
 	@echo "make demo-language  the same with several cubes, of which the instruction names one"
@@ -52,7 +52,7 @@ setup: .venv/installed
 
 demo: setup
 	@echo "==> 1/3 collecting demonstrations"
-	$(RUN) 1_collect_demos.py $(if $(FAST),--num-episodes 130 --recovery-fraction 0)
+	$(RUN) 1_collect_demos.py $(if $(FAST),--num-episodes 110 --recovery-fraction 0)
 	@echo "==> 2/3 training"
 	$(RUN) $(TRAIN) --recipe $(RECIPE) $(if $(FAST),--proprioception)
 	@echo "==> 3/3 evaluating on 10 unseen episodes"

@@ -47,6 +47,21 @@ def test_windows_align_with_the_raw_episode(demo_file: Path, stride: int, per_se
     assert dataset.window_count() == len(ends)
 
 
+@pytest.mark.parametrize("per_segment", [1, 3])
+def test_of_the_hold_every_fourth_window_is_served_and_of_the_rest_each(demo_file: Path, per_segment: int) -> None:
+    dataset = loader.LiftDataset(demo_file, ["demo_0", "demo_1"], 1, per_segment, hold_stride=4)
+    for name in ("demo_0", "demo_1"):
+        with h5py.File(demo_file) as file:
+            phases, actions = file[f"data/{name}/phases"][:], file[f"data/{name}/actions"][:]
+        (hold,) = np.nonzero(phases == b"hold")
+        (rest,) = np.nonzero(phases != b"hold")
+        served = [(number, ends) for number, (of, ends) in enumerate(dataset.segments) if of == name]
+        assert [end for _, ends in served for end in ends] == sorted([*rest, *hold[3::4]])
+        assert len(hold) > 12
+        last, ends = served[-1]
+        np.testing.assert_array_equal(dataset[last].actions[:, 0], actions[ends])
+
+
 def test_a_frame_is_stored_once_in_a_segment(demo_file: Path) -> None:
     segment = loader.LiftDataset(demo_file, ["demo_0"], 1, 8)[2]
     assert len(segment.frames) == T + 8 - 1

@@ -189,8 +189,8 @@ RECIPES["language"] = dataclasses.replace(
 
 # Where the cube of Lift can be, and the fingers near it, at the camera's own resolution: half of the price of 128 px.
 # Where the hand is when it is not to be seen there, the policy has to know (`--proprioception`). So short a training
-# does not learn its demonstrations by heart: dropout would only cost time. A third of an episode's steps hold the cube up,
-# which is learned from fewer.
+# does not learn its demonstrations by heart: dropout would only cost time. A third of an episode's steps hold the cube
+# up, which is learned from fewer.
 RECIPES["fast"] = dataclasses.replace(
     RECIPES["cpu"],
     image=ImageSpec(size_px=80, crop_top=66 / 224, crop_left=72 / 224, crop_size=80 / 224),
