@@ -15,8 +15,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from vla.errors import UserError
-from vla.policies.text_encoder import EMBEDDING_DIM
-from vla.policies.weights import NO_WEIGHTS, Identity, describe, is_reachable, state_hash, untrained
+from vla.policies.weights import CLIP_DIM, NO_WEIGHTS, Identity, describe, is_reachable, state_hash, untrained
 
 MODEL_NAME = "ViT-B-32"
 BATCH_TEXTS = 256
@@ -28,7 +27,7 @@ UNTRAINED_SEED = 0
 class ClipTextEncoder(nn.Module):
     """CLIP's text transformer, frozen: strings -> (n, 512)."""
 
-    dim = EMBEDDING_DIM
+    dim = CLIP_DIM
 
     def __init__(self, clip: nn.Module, identity: Identity) -> None:
         super().__init__()

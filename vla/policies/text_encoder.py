@@ -17,13 +17,13 @@ from torch import Tensor
 from vla.errors import UserError
 from vla.policies.minilm import DIM as MINILM_DIM
 from vla.policies.minilm import MiniLM
-from vla.policies.weights import Identity, describe
+from vla.policies.weights import CLIP_DIM, Identity, describe
 
 EncoderName = Literal["clip", "minilm", "deaf"]
 """Value of a checkpoint's text identity under the key `encoder`; an identity without that key is CLIP's."""
-EMBEDDING_DIM = 512
-"""Width of the embeddings of CLIP, the default encoder."""
-TEXT_DIMS: dict[EncoderName, int] = {"clip": EMBEDDING_DIM, "minilm": MINILM_DIM, "deaf": 1}
+EMBEDDING_DIM = CLIP_DIM
+"""Width of the default encoder's embeddings."""
+TEXT_DIMS: dict[EncoderName, int] = {"clip": CLIP_DIM, "minilm": MINILM_DIM, "deaf": 1}
 """Widths of the encoders' embeddings."""
 
 

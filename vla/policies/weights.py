@@ -22,6 +22,8 @@ from vla.errors import UserError
 Identity = dict[str, Any]
 """Where weights come from. Keys: `source` and `pretrained`; of pretrained ones `sha256`, of others `why` and `seed`."""
 
+CLIP_DIM = 512
+"""Width of the embeddings of CLIP's text tower (ViT-B/32)."""
 NO_WEIGHTS = "none"
 """Value of --vision-weights and --clip-weights that asks for random weights."""
 IMAGENET_WEIGHTS = "IMAGENET1K_V1"
