@@ -27,16 +27,19 @@ def _states(sim: Simulator, actions: np.ndarray) -> np.ndarray:
 def test_every_state_is_that_of_robosuites_own_controller(monkeypatch: pytest.MonkeyPatch) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (2, 20, 7))
     ours = Simulator(render_images=False)
-    fixed_base = importlib.import_module(
-        "vla.sim.fixed_base"
-    ).FixedBase  # only now: it imports mujoco, which needs a GL
+    # It imports mujoco, which must come after the simulator's choice of a GL backend.
+    fixed_base = importlib.import_module("vla.sim.fixed_base").FixedBase
     monkeypatch.setattr(fixed_base, "name", "BASIC")
     theirs = Simulator(render_images=False)
     assert [type(sim._env.robots[0].composite_controller) is fixed_base for sim in (ours, theirs)] == [True, False]
     assert np.array_equal(_states(ours, actions), _states(theirs, actions))
 
 
-def test_a_collection_without_a_policy_loads_no_torch() -> None:
-    program = "import importlib, sys; importlib.import_module('1_collect_demos'); print('torch' in sys.modules)"
+@pytest.mark.parametrize(("loads_torch", "loaded"), [(True, "True"), (False, "False")])
+def test_a_worker_of_a_collection_without_a_policy_loads_no_torch(loads_torch: bool, loaded: str) -> None:
+    program = (
+        "import importlib, sys; importlib.import_module('1_collect_demos'); from vla.sim.env import Simulator; "
+        f"Simulator(loads_torch={loads_torch}).render(); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.splitlines()[-1] == loaded
