@@ -32,7 +32,7 @@ from vla.files import run_lock
 from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
 from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpoint
-from vla.policies.devices import choose_device, stop_on_machine_fault
+from vla.policies.devices import choose_device, mixed_precision, stop_on_machine_fault
 from vla.policies.hub import push_policy
 from vla.policies.network import Losses, TrainableNetwork, model_architecture
 from vla.policies.preprocess import cut_shape, prepare_augmented, prepare_regions
@@ -319,7 +319,7 @@ class Trainer:
     def _losses(self, network: TrainableNetwork, batch: Batch, images: Tensor, whole: Batch | None = None) -> Losses:
         """Losses of a batch on the device (sec. 4.3), or its share of those of the `whole`."""
         language = torch.stack([self.embeddings[text] for text in batch.instructions]).to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.identity.bfloat16):
+        with mixed_precision(self.device, self.identity.bfloat16):
             prediction, auxiliary = network(images, batch.windows, language, batch.proprioception)
         return model_architecture().compute_losses(prediction.float(), auxiliary.float(), batch, self.recipe, whole)
 

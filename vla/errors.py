@@ -94,5 +94,6 @@ def _parse(options: type[Options], doc: str) -> Options:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        text = " ".join(re.sub(r"[^\x20-\x7e]|─|│", " ", captured.getvalue()).split())
+        untitled = re.sub(r"(?m)^╭.*$", "", captured.getvalue())  # the text in the box says it again, with details
+        text = " ".join(re.sub(r"[^\x20-\x7e]", " ", untitled).split()).replace(" For full", "; for full")
         raise UserError(text or "the options could not be read; see --help") from None
