@@ -14,12 +14,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 
 from vla.errors import MachineError, UserError
 from vla.files import SHIPPED, run_lock
 from vla.policies.batch import Batch
 from vla.policies.checkpoint import load_checkpoint, save_checkpoint
-from vla.policies.devices import stop_on_machine_fault
+from vla.policies.devices import mixed_precision, stop_on_machine_fault
 from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
 from vla.training.loss_meter import LossMeter
@@ -214,6 +215,16 @@ def test_losses_leave_the_device_once_for_all_waiting_batches(monkeypatch: pytes
     assert copies == [(10, 2), (3, 2)]
     assert read == [{name: float(value) for name, value in losses.items()} for losses in batches]
     assert meter.means("train")["train/total"] == sum(float(losses["total"]) for losses in batches) / 13
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_a_cpu_attends_with_the_kernels_that_are_faster(bfloat16: bool) -> None:
+    queries = torch.randn(2, 8, 10, 48, requires_grad=True)
+    with torch.profiler.profile() as profile, mixed_precision(torch.device("cpu"), bfloat16):
+        attended = F.scaled_dot_product_attention(queries, queries, queries)
+    names = {event.name for event in profile.events()}
+    assert any("flash" in name for name in names) is not bfloat16
+    assert attended.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
 
 
 def test_a_full_gpu_stops_the_run_with_what_to_do() -> None:
