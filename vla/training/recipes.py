@@ -194,11 +194,11 @@ RECIPES["language"] = dataclasses.replace(
 RECIPES["fast"] = dataclasses.replace(
     RECIPES["cpu"],
     image=ImageSpec(size_px=80, crop_top=66 / 224, crop_left=72 / 224, crop_size=80 / 224),
-    epochs=6,
+    epochs=7,
     hold_stride=4,
     dropout=0.0,
-    checkpoint_every=6,
-    rollout_every=6,
+    checkpoint_every=7,
+    rollout_every=7,
 )
 
 LANGUAGE: dict[RecipeName, LanguageSettings] = {
