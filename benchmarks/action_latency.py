@@ -4,7 +4,8 @@ Everything is measured in one process and in turn, so that a machine that slows 
 forward pass at the policy's input size (the least that seeing costs), the network as it was trained, the network
 arranged for acting (`vla.policies.acting_network`) in float32 and bfloat16, and onnxruntime where it is installed
 (requirements-onnx.txt). Then the arranged network decides 20 times a second; a decision that ends after its 50 ms is a
-missed deadline. Times mean something only on a machine that does nothing else.
+missed deadline. Times mean something only on a machine that does nothing else. Writes the result file into
+docs/results, from which `benchmarks/tables.py` makes the table in docs/performance.md.
 
     python benchmarks/action_latency.py
 """
@@ -59,7 +60,7 @@ class LatencyOptions:
     """Decisions of each kind."""
     loop_steps: int = 10_000
     """Decisions at 20 Hz, for each policy: 10,000 take 500 seconds. 0: no loop."""
-    output: Path = Path("runs/action_latency.json")
+    output: Path = Path("docs/results/action_latency.json")
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -134,7 +135,7 @@ def main(options: LatencyOptions) -> None:
         "machine": machine_facts(),
     }
     write_text(options.output, json.dumps(content, indent=1))
-    print(latency_table(content))
+    print(f"{latency_table(content)}\n\n{loop_list(content)}")
 
 
 def _bare(size_px: int) -> dict[str, Decide]:
@@ -214,8 +215,8 @@ def run_at_20_hz(decide: Decide, steps: int) -> dict[str, Any]:
 
 
 def latency_table(content: dict[str, Any]) -> str:
-    """Each kind's milliseconds, beside the bare network and the network as trained; and the loop, as Markdown."""
-    rows, loops = [], []
+    """Each kind's milliseconds, beside the bare network and the network as trained, as Markdown."""
+    rows = []
     for policy, result in content["policies"].items():
         kinds = result["kinds"]
         for name, kind in kinds.items():
@@ -230,14 +231,18 @@ def latency_table(content: dict[str, Any]) -> str:
                     "" if difference is None else f"{difference:.1e}",
                 )
             )
-        if "loop" in result:
-            loop = result["loop"]
-            loops.append(
-                f"{Path(policy).stem} at 20 Hz: {loop['missed']} of {loop['steps']:,} deadlines missed; a decision "
-                f"took {loop['median_ms']:.1f} ms, at most {loop['max_ms']:.1f} ms."
-            )
     heads = ("policy", "one decision", "ms: least / median / 95%", "of ResNet18 alone", "faster", "actions differ by")
-    return "\n\n".join([markdown_table(heads, rows), *loops])
+    return markdown_table(heads, rows)
+
+
+def loop_list(content: dict[str, Any]) -> str:
+    """How the policies kept to 20 Hz, as a Markdown list."""
+    loops = {Path(path).stem: result["loop"] for path, result in content["policies"].items() if "loop" in result}
+    return "\n".join(
+        f"- `{name}` at 20 Hz: {loop['missed']} of {loop['steps']:,} deadlines missed; a decision took "
+        f"{loop['median_ms']:.1f} ms (median), {loop['p99_ms']:.1f} (99%), at most {loop['max_ms']:.1f} ms."
+        for name, loop in loops.items()
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import arms_table
 import sequential_test
+from action_latency import latency_table, loop_list
 from bench import bench_table, starts_table
 from controls import controls_table
 from edge_cases import edge_cases_table
@@ -285,6 +286,8 @@ FIGURES: dict[str, Callable[..., str]] = {
     "language_rate": language_rate,
     "fusion": lambda results: fusion_table(results["fusion"]),
     "language_table": language_table,
+    "latency": lambda results: latency_table(results["action_latency"]),
+    "latency_loop": lambda results: loop_list(results["action_latency"]),
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,
     "peers": lambda results, *names: peers_table([results[name] for name in names], results["shipped"]),
