@@ -14,7 +14,6 @@ file and a picture beside it. Times mean something only on a machine that does n
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -42,6 +41,16 @@ EPISODES = "an episode"
 PAGE_PATIENCE_S = 120
 TRAININGS = 3
 """Trainings whose steps are timed."""
+LAUNCHER = """
+import os, sys
+silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=silent)
+_, status, used = os.wait4(pid, 0)
+print(used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Runs a command and prints the peak memory of its largest process in kB. It is small itself: the kernel counts the
+memory of whoever starts a process as that process's own, and this benchmark has torch loaded."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,6 @@ class BenchOptions:
 
 
 def main(options: BenchOptions) -> None:
-    # First, while this process is small: what a command is started from counts as its peak, too.
     starts, page_s = _script_starts(options.repetitions), _page_start_s()
     torch.set_num_threads(options.threads)
     policy = bench_net.shipped_actor()
@@ -115,14 +123,17 @@ def _script_starts(repetitions: int) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, *(folder if word == "OUTPUT" else word for word in arguments)]
                 begin = time.perf_counter()
-                process = subprocess.Popen(
-                    command, cwd=scripts.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                launched = subprocess.run(
+                    [sys.executable, "-S", "-c", LAUNCHER, *command],
+                    cwd=scripts.ROOT,
+                    capture_output=True,
+                    text=True,
+                    check=False,
                 )
-                _, status, used = os.wait4(process.pid, 0)
-                if status:
+                if launched.returncode:
                     raise UserError(f"{' '.join(command[1:])} failed; run it to see why")
             times.append(1e3 * (time.perf_counter() - begin))
-            peaks.append(used.ru_maxrss / 1000)
+            peaks.append(int(launched.stdout) / 1000)
         starts[name] = {**spread(times), "peak_mb": max(peaks)}
     return starts
 
