@@ -75,6 +75,7 @@ def main(options: SpeedOptions) -> None:
         "checkpoint_sha256": content["checkpoint_sha256"],
         "versions": content["versions"],
         "inference": content["inference"],
+        "machine": content["machine"],
     }
     write_text(options.output, json.dumps(result, indent=1))
     print(speed_table(result))

@@ -61,3 +61,19 @@ def test_exit_codes_tell_a_mistake_from_a_fault_of_the_machine(
     assert ended.value.code == exit_code
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nonsense", "1"], "error: Unrecognized options: --nonsense; for full helptext, run script --help\n"),
+        (["stray"], "error: Unrecognized arguments: stray; for full helptext, run script --help\n"),
+    ],
+)
+def test_a_wrong_option_is_named_once(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda _: None, _NoOptions, "A script.")
+    assert (stop.value.code, capsys.readouterr().err) == (2, words)
