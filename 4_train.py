@@ -33,7 +33,7 @@ from vla.policies.asking import Asker
 from vla.policies.batch import Batch, Segment
 from vla.policies.checkpoint import export_policy, load_checkpoint, save_checkpoint
 from vla.policies.devices import choose_device, mixed_precision, stop_on_machine_fault
-from vla.policies.hub import push_policy
+from vla.policies.hub_upload import push_policy
 from vla.policies.network import Losses, TrainableNetwork, model_architecture
 from vla.policies.preprocess import cut_shape, prepare_augmented, prepare_regions
 from vla.policies.text_encoder import TEXT_DIMS, InstructionEmbeddings

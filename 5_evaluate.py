@@ -43,10 +43,9 @@ from vla.evaluation.rejudge import print_second_opinions
 from vla.evaluation.scenes import evaluated_env
 from vla.evaluation.sequential import FEWEST_PAIRS
 from vla.files import default_checkpoint
-from vla.policies.actor import ControlConfig
+from vla.policies.execution import ControlConfig, Precision
 from vla.policies.hub import local_checkpoint
 from vla.policies.instructions import INSTRUCTIONS
-from vla.policies.kernels import Precision
 from vla.shards import Shard
 from vla.sim.config import TEST_SEEDS, VALIDATION_SEEDS, EnvConfig, SceneKind
 from vla.sim.engines import Engine, default_workers

@@ -6,22 +6,27 @@ evaluations and demonstrations. Writes only temporary files, which it deletes.
     python web_interface.py --checkpoint checkpoints/best_model.pth
 """
 
-# torch and Gradio are imported in `_serve`, after the simulator's process has been started: the two start at the same
-# time, which makes the page ready in two thirds of the time. --help needs neither.
+# Gradio is imported in `_serve`, after the simulator's process has been started, so that both start at the same time;
+# torch, when the page is already shown. --help needs neither.
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla.errors import UserError, run_script
 from vla.files import default_checkpoint
 from vla.sim.config import TEST_SEEDS, EnvConfig
 from vla.web.simulator_process import SimulatorProcess
 from vla.web.temporary_files import Sweeper, private_folder
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 SESSIONS_MAX = 200
 """Visits whose state Gradio keeps."""
@@ -75,11 +80,7 @@ def main(options: WebOptions) -> None:
 
 
 def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> None:
-    import gradio as gr
-    from starlette.middleware import Middleware
-
     from vla.policies.hub import local_checkpoint
-    from vla.web.body_limit import BodyLimit
     from vla.web.checkpoint_choices import EXPERT, CheckpointChoices
     from vla.web.handlers import Handlers
     from vla.web.page import empty_page, fill_page
@@ -89,8 +90,7 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
     choices = CheckpointChoices(checkpoint, options.clip_weights)
     page = empty_page()
     handlers = Handlers(choices, simulator, options.data, options.results, WaitingLines(page))
-    for name, reason in choices.broken.items():
-        print(f"WARNING: {name} cannot be used: {reason}")
+    known_broken = _warn_of_broken(choices.broken, set())
     if handlers.runner.first_driver == EXPERT:
         print(f"WARNING: only the scripted expert can run: {choices.missing()}")
     elif not checkpoint.is_file():
@@ -98,9 +98,31 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
     fill_page(page, handlers, options.seed)
     # Without api_open=False a request could bypass the queue and interrupt a running episode.
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=2, api_open=False)
-    handlers.runner.rehearse(options.seed)
-    handlers.warm_up()
     sweeper = Sweeper(folder)
+    try:
+        _show(page, options)
+        handlers.warm_up(options.seed)
+        _warn_of_broken(choices.broken, known_broken)
+        page.block_thread()
+    except KeyboardInterrupt:  # while it warms up; `block_thread` ends without an error as well
+        pass
+    finally:
+        page.close(verbose=False)
+        sweeper.close()
+        handlers.close()
+
+
+def _show(page: gr.Blocks, options: WebOptions) -> None:
+    """Open the page to visitors.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    from vla.web.body_limit import BodyLimit
+
     try:
         page.launch(
             server_name=options.host,
@@ -113,15 +135,21 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
             app_kwargs={"middleware": [Middleware(BodyLimit, upload_bytes=UPLOAD_MB * 1_000_000)]},
             state_session_capacity=SESSIONS_MAX,
             enable_monitoring=False,
+            prevent_thread_lock=True,
         )
     except OSError:
         raise UserError(
             f"cannot listen on {options.host}:{options.port}: the port is taken or this machine does not have that "
             "address; give others with --port and --host"
         ) from None
-    finally:
-        sweeper.close()
-        handlers.close()
+
+
+def _warn_of_broken(broken: Mapping[str, str], known: set[str]) -> set[str]:
+    """Print why checkpoints cannot be used, those in `known` left out; returns the names of all."""
+    for name, reason in broken.items():
+        if name not in known:
+            print(f"WARNING: {name} cannot be used: {reason}")
+    return set(broken)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _one_visitor(page: Page, options: LoadOptions) -> dict[str, Any]:
     """Run one episode after the other."""
     visitor = page.client()
     driver = _first_driver(visitor)
-    first_frame_s, frames_per_s = [], []
+    first_frame_s, frames_per_s, decision_ms = [], [], []
     for seed in tqdm(range(options.episodes), unit="episode", desc="one visitor"):
         begin = time.monotonic()
         job = visitor.submit(*episode_inputs(INSTRUCTION, driver, TEST_SEEDS.start + seed), api_name="/simulate")
@@ -103,7 +103,8 @@ def _one_visitor(page: Page, options: LoadOptions) -> dict[str, Any]:
                 frames.append(time.monotonic())
         first_frame_s.append(frames[0] - begin)
         frames_per_s.append((len(frames) - 1) / (frames[-1] - frames[0]))
-    return {"first_frame_s": first_frame_s, "frames_per_s": frames_per_s}
+        decision_ms += output[4]["inference_ms"]
+    return {"first_frame_s": first_frame_s, "frames_per_s": frames_per_s, "decision_ms": decision_ms}
 
 
 def _clicks(page: Page, options: LoadOptions) -> list[float]:
@@ -183,6 +184,10 @@ def load_table(result: dict[str, Any]) -> str:
         ("from the click to the first frame in a browser, median", clicks),
         ("from the request to the first frame, median", f"{np.median(result['first_frame_s']):.2f} s"),
         ("frames per second while an episode streams, median", f"{np.median(result['frames_per_s']):.1f}"),
+        (
+            "a decision while an episode streams, median and 95%",
+            " and ".join(f"{ms:.1f} ms" for ms in np.percentile(result["decision_ms"], (50, 95))),
+        ),
         ("resident memory when the visitors come (three processes, shared libraries thrice)", f"{memory[0]:.0f} MB"),
         ("after half of the time", f"{memory[len(memory) // 2]:.0f} MB"),
         ("at the end", f"{memory[-1]:.0f} MB"),

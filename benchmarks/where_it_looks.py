@@ -23,7 +23,7 @@ from vla.files import SHIPPED_LANGUAGE, atomic_path
 from vla.sim.config import EnvConfig
 from vla.sim.env import Simulator
 from vla.sim.table import table_layout
-from vla.web.image_answers import draw_heat, where_it_looks
+from vla.web.image_answers import draw_heat
 from vla.web.loaded_policy import LoadedPolicy, TextEncoders
 
 TILE_PX, CAPTION_PX, MARGIN_PX = 300, 24, 4
@@ -48,7 +48,7 @@ def main(options: LookOptions) -> None:
     sim.close()
     cubes = table_layout(three_instructions.PART.block.scene, options.seed).cubes
     instructions = [f"Lift the {cube.colour} cube" for cube in cubes]
-    maps = where_it_looks(policy, start.image, instructions, start.eef_pos)
+    maps = policy.where_it_looks(start.image, instructions, start.eef_pos)
     tiles = [_tile("The picture", Image.fromarray(start.image))]
     tiles += [
         _tile(f"“{instruction}”", draw_heat(start.image, heat))

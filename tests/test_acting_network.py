@@ -19,7 +19,8 @@ from vla.policies import onnx_export
 from vla.policies.acting_network import arrange_for_acting
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import build_model, build_policy, instruction_embeddings, load_checkpoint
-from vla.policies.kernels import Kernels, Precision
+from vla.policies.execution import Precision
+from vla.policies.kernels import Kernels
 from vla.policies.network import model_architecture
 from vla.policies.onnx_export import export_onnx
 

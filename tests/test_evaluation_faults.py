@@ -30,9 +30,9 @@ from vla.evaluation.recordings import write_episodes
 from vla.evaluation.rejudge import print_second_opinions, rejudge_file
 from vla.evaluation.results_json import results_json
 from vla.evaluation.runner import DIED, resumable
-from vla.evaluation.task import task_actor
+from vla.evaluation.worker import task_actor
 from vla.experts.controls import control
-from vla.policies.actor import ControlConfig
+from vla.policies.execution import ControlConfig
 from vla.policies.faults import is_machine_fault
 from vla.sim.config import EnvConfig
 from vla.sim.env import Observation, Simulator

@@ -15,7 +15,8 @@ import vla
 from vla.errors import UserError
 from vla.files import SHIPPED
 from vla.policies.checkpoint import load_checkpoint
-from vla.policies.hub import local_checkpoint, model_card, push_policy
+from vla.policies.hub import local_checkpoint
+from vla.policies.hub_upload import model_card, push_policy
 from vla.training.options import TrainOptions
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -32,10 +32,10 @@ from vla.evaluation.language_suite import LANGUAGE_VERSION
 from vla.evaluation.language_tables import suite_markdown, suite_tables
 from vla.evaluation.perturb import LIFT_ONLY, perturbations_for
 from vla.evaluation.plan import EvaluationPlan, control_subject
-from vla.evaluation.task import evaluate_in_worker
-from vla.policies.actor import ControlConfig
+from vla.evaluation.worker import evaluate_in_worker
 from vla.policies.asked import target_of
 from vla.policies.checkpoint import save_checkpoint
+from vla.policies.execution import ControlConfig
 from vla.policies.grammar import MEANINGS, meaning_of, wordings
 from vla.policies.network import model_architecture
 from vla.policies.preprocess import ImageSpec

@@ -22,15 +22,17 @@ from tests.conftest import ROOT
 from vla import stages
 from vla.errors import MachineError, UserError
 from vla.files import SHIPPED
-from vla.policies.actor import ControlConfig, PolicyActor
+from vla.policies.actor import PolicyActor
 from vla.policies.batch import Batch
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, load_parent, save_checkpoint
 from vla.policies.clip_text import ClipTextEncoder
+from vla.policies.execution import ControlConfig
 from vla.policies.instructions import INSTRUCTIONS
 from vla.policies.network import Losses
 from vla.policies.preprocess import ImageSpec, prepare
+from vla.policies.reachable import is_reachable
 from vla.policies.text_encoder import InstructionEmbeddings
-from vla.policies.weights import is_reachable, load_vision_weights
+from vla.policies.weights import load_vision_weights
 from vla.sim.env import Observation, Simulator
 from vla.training.recipes import RECIPES, Recipe
 

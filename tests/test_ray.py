@@ -19,8 +19,9 @@ from tests.mortal import run_and_die
 from vla.errors import MachineError, UserError
 from vla.evaluation.asked_episodes import lift_episodes
 from vla.evaluation.plan import EvaluationPlan, control_subject
-from vla.evaluation.task import EvalTask, evaluate_in_worker
-from vla.policies.actor import ControlConfig
+from vla.evaluation.task import EvalTask
+from vla.evaluation.worker import evaluate_in_worker
+from vla.policies.execution import ControlConfig
 from vla.sim.config import TEST_SEEDS, EnvConfig
 from vla.sim.engines import simulator_workers
 from vla.sim.env import Simulator

@@ -16,7 +16,6 @@ from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import instruction_embeddings, load_checkpoint, load_policy
 from vla.sim.config import EnvConfig, Scene
 from vla.sim.env import Simulator
-from vla.web import image_answers
 from vla.web.loaded_policy import LoadedPolicy, TextEncoders
 
 SEED = 2_100_000
@@ -58,7 +57,7 @@ def test_it_looks_at_the_cube_that_is_named(two_cubes: Simulator) -> None:
     two_cubes.target = 0
     seen = two_cubes.reset(SEED)
     said = [f"Lift the {cube.colour} cube" for cube in two_cubes.layout.cubes]
-    maps = image_answers.where_it_looks(policy, seen.image, said, seen.eef_pos)
+    maps = policy.where_it_looks(seen.image, said, seen.eef_pos)
     shares = np.column_stack([seen.cubes.pos, np.ones(2)]) @ two_cubes.camera_matrix().T
     columns, rows = (224 * shares[:, :2] / shares[:, 2:]).astype(int).T
     at_cubes = maps[:, rows, columns]  # (instruction, cube)

@@ -37,6 +37,7 @@ from vla.evaluation.recordings import open_episodes
 from vla.files import SHIPPED, SHIPPED_LANGUAGE
 from vla.judging.evidence import MEASURED, Evidence
 from vla.policies.checkpoint import build_model, load_checkpoint
+from vla.policies.checkpoint_archive import trained_in
 from vla.sim.config import EnvConfig
 
 SPARE_BYTES = 1024**3
@@ -202,6 +203,39 @@ def test_a_bad_checkpoint_is_refused_in_one_line(write: Callable[[Path], object]
     path = tmp_path / "policy.pth"
     write(path)
     _refused(load_checkpoint, path, words)
+
+
+NOT_IN_THE_HEAD = {
+    *("NaN among the weights", "infinite weights in half", "infinite embeddings", "a tensor without its numbers"),
+    *("weights that are a list", "a number for an instruction", "an endless instruction", "an endless text"),
+    *("lists in lists", "a billion laughs", "a network without end", "layers without end", "a picture without end"),
+    *("a dropout that is no number", "heads in words", "an unknown origin", "a training in words"),
+}
+"""What `trained_in` does not look at, and loading a checkpoint refuses."""
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_asking_a_bad_checkpoint_for_its_simulator_is_as_safe(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.pth"
+    write, words = CHECKPOINTS[kind]
+    write(path)
+    if kind in NOT_IN_THE_HEAD:
+        assert trained_in(path) == EnvConfig()
+    else:
+        _refused(trained_in, path, words)
+
+
+def test_a_checkpoint_of_another_format_says_nothing_of_its_simulator(tmp_path: Path) -> None:
+    path = tmp_path / "policy.pth"
+    torch.save(_content(format_version=7), path)
+    _refused(trained_in, path, "format version 7, expected 1")
+    torch.save([1], path)
+    _refused(trained_in, path, "no dict")
+
+
+@pytest.mark.parametrize("path", [SHIPPED, SHIPPED_LANGUAGE])
+def test_a_checkpoint_says_in_which_simulator_it_was_trained(path: Path) -> None:
+    assert trained_in(path) == EnvConfig.from_env_args(load_checkpoint(path)["env_args"])
 
 
 @pytest.mark.parametrize(

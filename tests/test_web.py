@@ -225,6 +225,12 @@ def test_a_wrong_port_is_explained_in_one_line() -> None:
     assert_user_error(result, "--port must be from 1 to 65535, got 70000")
 
 
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_ended_as_soon_as_it_is_shown(end: signal.Signals, tmp_path: Path) -> None:
+    with served(tmp_path / "page", end=end):  # it still warms up; `served` checks how it ends
+        pass
+
+
 def _wait_for_steps(job: object, count: int) -> None:
     end = time.monotonic() + ANSWER_S
     while len(job.outputs()) < count and time.monotonic() < end:  # type: ignore[attr-defined]

@@ -106,7 +106,7 @@ def test_the_shipped_policy_looks_at_the_cube_and_notices_a_strange_image(sim: S
     policy = LoadedPolicy.load(ROOT / "checkpoints/lift.pth", TextEncoders("none"))
     views = KnownViews(ROOT / "docs/examples")
     obs = sim.reset(2_999_000)
-    (heat,) = image_answers.where_it_looks(policy, obs.image, [INSTRUCTION], obs.eef_pos)
+    (heat,) = policy.where_it_looks(obs.image, [INSTRUCTION], obs.eef_pos)
     cube = np.append(obs.evidence.cube_pos, 1.0) @ sim.camera_matrix().T
     column, row = (int(224 * value / cube[2]) for value in cube[:2])
     assert heat[row, column] > 4 * heat[140, 60]  # the empty table

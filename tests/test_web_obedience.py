@@ -13,7 +13,7 @@ from tests.language_policy import ENV, SEED
 from vla.evaluation.task import EvalTask
 from vla.judging.bystanders import WRONG_OBJECT, CubeStates
 from vla.judging.verdict import Judge
-from vla.policies.actor import ControlConfig
+from vla.policies.execution import ControlConfig
 from vla.sim.env import Simulator
 from vla.sim.table import table_layout
 from vla.web.goals import Said, goal_of

@@ -234,6 +234,7 @@ def test_the_load_table_counts_what_was_answered_and_what_was_refused_apart(monk
         "click_s": [],
         "first_frame_s": [1.0],
         "frames_per_s": [1.0],
+        "decision_ms": [20.0],
         "clients": 3,
         "minutes": 1,
         "memory_mb": [1.0],

@@ -16,7 +16,7 @@ from vla.errors import MachineError, UserError
 from vla.evaluation.episode import EvaluatedEpisode
 from vla.evaluation.runner import DIED, EpisodeRunner
 from vla.evaluation.task import EvalTask
-from vla.policies.actor import ControlConfig
+from vla.policies.execution import ControlConfig
 from vla.sim import workers
 from vla.sim.config import EnvConfig
 from vla.sim.engines import MOST_WORKERS, default_workers

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import gymnasium
 
 if TYPE_CHECKING:
-    from vla.policies.kernels import Precision
+    from vla.policies.execution import Precision
     from vla.policies.policy import Policy
     from vla.sim.gym_env import LiftEnv
 

@@ -19,8 +19,8 @@ from vla.evaluation.results_json import RESULTS_VERSION, run_versions
 from vla.evaluation.task import EvalTask, check_not_rewritten
 from vla.files import FileVersion, file_version, sha256
 from vla.judging.thresholds import Thresholds
-from vla.policies.actor import ControlConfig
 from vla.policies.checkpoint import build_model, instruction_embeddings, load_checkpoint, provenance
+from vla.policies.execution import ControlConfig
 from vla.policies.text_encoder import EMBEDDING_DIM
 from vla.shards import Item, Shard
 from vla.sim.config import EnvConfig, Scene, warn_of_version_drift

@@ -15,11 +15,12 @@ from tqdm import tqdm
 from vla.errors import MachineError, describe_error, is_machine_error
 from vla.evaluation.episode import EvaluatedEpisode, died_episode
 from vla.evaluation.plan import EvaluationPlan, Subject
-from vla.evaluation.task import EvalTask, check_not_rewritten, evaluate_in_worker
+from vla.evaluation.task import EvalTask, check_not_rewritten
+from vla.evaluation.worker import evaluate_in_worker
 from vla.policies.checkpoint import load_policy
 from vla.policies.devices import choose_device, stop_on_machine_fault
+from vla.policies.execution import Precision
 from vla.policies.inference_server import BATCH, InferenceServer
-from vla.policies.kernels import Precision
 from vla.sim.engines import simulator_workers
 from vla.sim.workers import Workers
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
-from vla.policies.kernels import Kernels, Precision, Remembered
+from vla.policies.execution import Precision
+from vla.policies.kernels import Kernels, Remembered
 from vla.policies.network import PolicyNetwork, Prediction, TrainableNetwork
 
 

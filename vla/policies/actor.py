@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vla.errors import UserError
-from vla.policies.kernels import Precision
+from vla.policies.execution import ControlConfig
 from vla.policies.network import PolicyNetwork
 from vla.policies.preprocess import prepare, proprioception
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.sim.env import Observation
 from vla.sim.rollout import Decision
-
-
-@dataclass(frozen=True)
-class ControlConfig:
-    """How the predicted action chunks are executed."""
-
-    execute_steps: int = 1
-    """Actions executed of each chunk before the next prediction (report sec. 5.1.2: the first only)."""
-    ensemble_decay: float | None = None
-    """Temporal ensembling (ACT, Zhao et al. 2023): each step executes the mean of all chunks that reach it, the
-    i-th oldest with weight exp(-decay i). None turns it off. Needs execute_steps 1."""
-    precision: Precision = "float32"
-    """Numbers in which the network computes (`vla.policies.kernels`); whoever loads the network reads it."""
-
-    def __post_init__(self) -> None:
-        if self.execute_steps < 1:
-            raise UserError(f"--execute-steps must be at least 1, got {self.execute_steps}")
-        if self.ensemble_decay is not None and (self.execute_steps != 1 or self.ensemble_decay < 0):
-            raise UserError("temporal ensembling needs a decay of at least 0 and --execute-steps 1")
-
-    def check(self, chunk_size: int) -> None:
-        """Raise a UserError if chunks of `chunk_size` actions are too short for `execute_steps`."""
-        if self.execute_steps > chunk_size:
-            raise UserError(f"--execute-steps {self.execute_steps} exceeds a chunk's {chunk_size} actions")
 
 
 class PolicyActor:

@@ -13,18 +13,16 @@ from torch import Tensor
 from vla.errors import MachineError, UserError
 from vla.files import FileVersion, atomic_path, file_version
 from vla.policies.acting_network import arrange_for_acting
-from vla.policies.checkpoint_checks import REMEDY, check_archive, check_content, check_weights, refusal
-from vla.policies.kernels import Precision
+from vla.policies.checkpoint_archive import FORMAT_VERSION, REMEDY, check_archive, check_format, refusal
+from vla.policies.checkpoint_checks import check_content, check_weights
+from vla.policies.execution import Precision
 from vla.policies.network import NetworkConfig, PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.policies.weights import Identity, describe
 
-FORMAT_VERSION = 1
-_REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args", "training")
-
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint whose `content` has at least the keys in `_REQUIRED`.
+    """Write a checkpoint whose `content` has at least the keys that `check_format` asks for.
 
     Raises:
         MachineError: it could not be written whole; an older file at `path` stays as it was.
@@ -52,14 +50,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises various types for broken files
         raise refusal(path, type(error).__name__) from None
-    found = stored.get("format_version") if isinstance(stored, dict) else None
-    missing = [key for key in _REQUIRED if found == FORMAT_VERSION and key not in stored]
-    if found != FORMAT_VERSION or missing:
-        raise UserError(
-            f"{path} is not a checkpoint of this project: format version {str(found)[:20]}, expected {FORMAT_VERSION}"
-            f"{f', lacks {missing}' if missing else ''}; train again with: python 4_train.py"
-        )
-    content: dict[str, Any] = stored
+    content = check_format(stored, path)
     check_content(content, path)
     language = content["language"]
     content["language"] = {**language, "embeddings": language["embeddings"].float()}  # half if shared

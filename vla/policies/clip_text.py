@@ -15,7 +15,8 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from vla.errors import UserError
-from vla.policies.weights import CLIP_DIM, NO_WEIGHTS, Identity, describe, is_reachable, state_hash, untrained
+from vla.policies.reachable import is_reachable
+from vla.policies.weights import CLIP_DIM, NO_WEIGHTS, Identity, describe, state_hash, untrained
 
 MODEL_NAME = "ViT-B-32"
 BATCH_TEXTS = 256

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-_MACHINE_ERRORS = (
-    OSError,
-    EOFError,
-    MemoryError,
-    torch.OutOfMemoryError,
-    torch.AcceleratorError,
-    torch.distributed.DistError,
-)
+_MACHINE_ERRORS = (OSError, EOFError, MemoryError)
 """OSErrors of every kind: a rollout opens none of the user's files, so `vla.errors.is_machine_error` is too narrow."""
 _MACHINE_MESSAGES = ("CUDA error", "cuDNN error", "DefaultCPUAllocator", "gloo")
 """Parts of messages with which torch reports a failing GPU, a lack of memory or a lost connection to another process as
@@ -22,7 +13,10 @@ _LIBRARIES_BELOW = ("mujoco", "OpenGL")
 
 def is_machine_fault(error: Exception) -> bool:
     """Whether `error` is about the machine (memory, GPU, files, connections, GL) and not about the policy."""
-    if isinstance(error, _MACHINE_ERRORS):
+    import torch  # here, because whoever only judges episodes and shows them does without it
+
+    torch_errors = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+    if isinstance(error, _MACHINE_ERRORS + torch_errors):
         return True
     if isinstance(error, RuntimeError) and any(part in str(error) for part in _MACHINE_MESSAGES):
         return True

@@ -206,7 +206,14 @@ def meaning_of(text: str) -> Meaning | None:
 
     Words of training and held-out ones may stand together.
     """
-    return _meanings_by_text().get(_plain(text))
+    plain = _plain(text)
+    by_phrase, idle = _meanings_by_phrase()
+    for reworded, before, after in _frames():
+        if plain.startswith(before) and plain.endswith(after):
+            phrase = plain[len(before) : len(plain) - len(after)]
+            if (reworded, phrase) in by_phrase:
+                return by_phrase[reworded, phrase]
+    return idle.get(plain)
 
 
 @functools.cache
@@ -285,12 +292,31 @@ def _nothing(out: frozenset[words.Part]) -> list[str]:
 
 
 @functools.cache
-def _meanings_by_text() -> dict[str, Meaning]:
+def _meanings_by_phrase() -> tuple[dict[tuple[bool, str], Meaning], dict[str, Meaning]]:
+    """The meanings by whether the template is held out, and the phrase; and those of "do nothing", by the whole text.
+
+    A sentence that names a cube is one of some hundred frames around a phrase. All sentences are half a million.
+    """
     parts = get_args(words.Part)
     mixed = [frozenset(out) for size in range(len(parts) + 1) for out in itertools.combinations(parts, size)]
-    return {
-        _plain(text): meaning for meaning, out in itertools.product(MEANINGS, mixed) for text in _texts(meaning, out)
+    named = [meaning for meaning in MEANINGS if meaning.kind != "nothing"]
+    by_phrase = {
+        ("template" in out, _plain(phrase)): meaning
+        for meaning, out in itertools.product(named, mixed)
+        for phrase in _phrases(meaning, out)
     }
+    return by_phrase, {_plain(text): Meaning("nothing") for out in mixed for text in _nothing(out)}
+
+
+@functools.cache
+def _frames() -> list[tuple[bool, str, str]]:
+    """What stands before and after the phrase, for each template and verb, with whether the template is held out."""
+    frames = []
+    for reworded, templates in words.TEMPLATES.items():
+        for template, verb in itertools.product(templates, sum(words.VERBS.values(), ())):
+            before, after = _plain(template.format(verb=verb, phrase="\0")).split("\0")
+            frames.append((reworded, before, after))
+    return frames
 
 
 def _plain(text: str) -> str:

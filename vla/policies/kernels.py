@@ -8,7 +8,7 @@ that `torch.compile` generates; nothing is compiled here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vla.errors import UserError
-
-Precision = Literal["float32", "bfloat16"]
-"""Numbers that the convolutions and the decoder multiply. float32: the same actions as the trained network. bfloat16:
-faster where the processor multiplies it natively, but actions differ in the third decimal."""
+from vla.policies.execution import Precision
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from vla.errors import UserError
 from vla.files import sha256
-from vla.policies.weights import Identity, is_reachable
+from vla.policies.reachable import is_reachable
+from vla.policies.weights import Identity
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 """The encoder's name on the hub."""

@@ -11,7 +11,7 @@ from vla.errors import UserError
 from vla.policies.actor import PolicyActor
 from vla.policies.checkpoint import instruction_embeddings, load_policy
 from vla.policies.devices import choose_device
-from vla.policies.kernels import Precision
+from vla.policies.execution import Precision
 from vla.policies.network import PolicyNetwork
 from vla.policies.preprocess import proprioception
 from vla.policies.text_encoder import InstructionEmbeddings

@@ -7,9 +7,6 @@ run on untrained weights cannot pass for one on pretrained ones.
 from __future__ import annotations
 
 import hashlib
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from vla.errors import UserError
+from vla.policies.reachable import is_reachable
 
 Identity = dict[str, Any]
 """Where weights come from. Keys: `source` and `pretrained`; of pretrained ones `sha256`, of others `why` and `seed`."""
@@ -28,26 +26,6 @@ NO_WEIGHTS = "none"
 """Value of --vision-weights and --clip-weights that asks for random weights."""
 IMAGENET_WEIGHTS = "IMAGENET1K_V1"
 """torchvision's tag of ResNet18's ImageNet weights."""
-REACH_TIMEOUT_S = 4.0
-
-
-def is_reachable(url: str, timeout_s: float = REACH_TIMEOUT_S) -> bool:
-    """Whether the server of `url` answers at all within `timeout_s`, look-up of its name included."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout_s).close()
-        except urllib.error.HTTPError:
-            pass  # an error status is an answer too
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(timeout_s)  # looking up the name can take longer than urlopen's own timeout
-    return answered.is_set()
 
 
 def state_hash(state: dict[str, Tensor]) -> str:

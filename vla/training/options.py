@@ -13,7 +13,7 @@ from vla.errors import UserError
 from vla.files import SHIPPED
 from vla.policies.checkpoint import load_checkpoint
 from vla.policies.devices import choose_device
-from vla.policies.hub import check_can_push
+from vla.policies.hub_upload import check_can_push
 from vla.policies.network import LanguageInVision, Locates
 from vla.policies.text_encoder import EncoderName
 from vla.sim.config import VALIDATION_SEEDS

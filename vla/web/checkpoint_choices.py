@@ -10,13 +10,16 @@ import contextlib
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla.errors import UserError
 from vla.experts.controls import CONTROLS
 from vla.files import SHIPPED, SHIPPED_LANGUAGE, FileVersion, file_version
-from vla.policies.checkpoint import load_checkpoint
+from vla.policies.checkpoint_archive import trained_in
 from vla.sim.config import EnvConfig, SceneKind
-from vla.web.loaded_policy import LoadedPolicy, TextEncoders
+
+if TYPE_CHECKING:  # see vla.web.known_views
+    from vla.web.loaded_policy import LoadedPolicy, TextEncoders
 
 EXPERT = "expert"
 """The control that drives where there is no checkpoint."""
@@ -37,12 +40,13 @@ class CheckpointChoices:
 
     def __init__(self, main: Path, clip_weights: str) -> None:
         self.main = main
-        self._encoders = TextEncoders(clip_weights)
+        self._clip_weights = clip_weights
+        self._encoders: TextEncoders | None = None
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, LoadedPolicy] = OrderedDict()
-        self._envs: dict[Path, tuple[FileVersion, EnvConfig]] = {}
+        self._envs: dict[Path, tuple[FileVersion, EnvConfig | UserError]] = {}
         self.broken: dict[str, str] = {}
-        """Why `first` could not use a checkpoint, by file name."""
+        """Why `first_name` or `first` could not use a checkpoint, by file name."""
 
     def names(self) -> list[str]:
         """File names of the checkpoints that exist now, the given one first."""
@@ -65,7 +69,7 @@ class CheckpointChoices:
         """Return the simulator that one of `drivers` acts in; the default one for a checkpoint that cannot be used."""
         path = self._paths().get(driver)
         if path is not None:
-            return self._trained_in(path)
+            return self._env_of(path)
         return self._first_of("cubes" if driver.startswith(CUBES_PREFIX) else "lift") or EnvConfig()
 
     def __getitem__(self, name: str) -> LoadedPolicy:
@@ -80,6 +84,9 @@ class CheckpointChoices:
         if name not in paths:
             raise UserError(f"there is no checkpoint of that name; choose from: {', '.join(paths)}")
         with self._lock:
+            from vla.web.loaded_policy import LoadedPolicy, TextEncoders
+
+            self._encoders = self._encoders or TextEncoders(self._clip_weights)
             policy = self._loaded.get(name)
             if policy is None or (policy.path, policy.version) != (paths[name], file_version(paths[name])):
                 policy = self._loaded[name] = LoadedPolicy.load(paths[name], self._encoders)
@@ -91,6 +98,18 @@ class CheckpointChoices:
     def missing(self) -> str:
         """What to do where there is no checkpoint at all."""
         return f"no checkpoint at {self.main}; train one with: make train, then start the page again"
+
+    def first_name(self) -> str | None:
+        """Return the name of the first checkpoint that says what it was trained in; None: there is none.
+
+        No weights are loaded for this. The reasons against those before it are kept in `broken`.
+        """
+        for name, path in self._paths().items():
+            env = self._trained_in(path)
+            if not isinstance(env, UserError):
+                return name
+            self.broken[name] = str(env)
+        return None
 
     def first(self) -> LoadedPolicy | None:
         """Return the first policy that can be used; the reasons against those before it are kept in `broken`."""
@@ -110,18 +129,24 @@ class CheckpointChoices:
 
     def _first_of(self, kind: SceneKind) -> EnvConfig | None:
         """Return the simulator of the first checkpoint of a scene; None: there is none."""
-        envs = (self._trained_in(path) for path in self._paths().values())
+        envs = (self._env_of(path) for path in self._paths().values())
         return next((env for env in envs if env.scene.kind == kind), None)
 
-    def _trained_in(self, path: Path) -> EnvConfig:
-        """Return the simulator of a checkpoint, which is read once for this; its network is not kept."""
+    def _env_of(self, path: Path) -> EnvConfig:
+        """Return the simulator of a checkpoint. The visitor who chooses one without any reads the error."""
+        env = self._trained_in(path)
+        return EnvConfig() if isinstance(env, UserError) else env
+
+    def _trained_in(self, path: Path) -> EnvConfig | UserError:
+        """Return the simulator of a checkpoint, or why it has none; the file is read once for this."""
         version = file_version(path)
         known = self._envs.get(path)
         if known is None or known[0] != version:
-            env = EnvConfig()
-            with contextlib.suppress(UserError):  # the visitor who chooses this checkpoint reads the error
-                env = EnvConfig.from_env_args(load_checkpoint(path)["env_args"])
-            known = self._envs[path] = version, env
+            try:
+                known = version, trained_in(path)
+            except UserError as error:
+                known = version, error
+            self._envs[path] = known
         return known[1]
 
     def _paths(self) -> dict[str, Path]:

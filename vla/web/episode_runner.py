@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,9 +11,9 @@ import numpy as np
 from vla.errors import UserError
 from vla.evaluation.task import EvalTask
 from vla.judging.verdict import Judge
-from vla.policies.actor import ControlConfig
+from vla.policies.execution import ControlConfig
 from vla.policies.instructions import INSTRUCTIONS
-from vla.sim.config import EnvConfig, Placement
+from vla.sim.config import Placement
 from vla.sim.perturbations import parse_perturbations
 from vla.sim.table import TableLayout
 from vla.web.checkpoint_choices import EXPERT, CheckpointChoices, control_of
@@ -33,11 +34,11 @@ class EpisodeRunner:
 
     def __init__(self, choices: CheckpointChoices, simulator: SimulatorProcess) -> None:
         """`simulator` is restarted where an episode needs another one, as it does for the first checkpoint."""
-        first = choices.first()
-        self.env = EnvConfig() if first is None else first.env
-        self.first_driver = EXPERT if first is None else first.path.name
+        self.first_driver = choices.first_name() or EXPERT
         """The driver that the page offers first."""
+        self.env = choices.env(self.first_driver)
         self.choices = choices
+        self._turn = threading.Lock()
         self.second = SecondSimulator(self.env)
         self.simulator = simulator
         self.simulator.configure(self.env)
@@ -45,15 +46,23 @@ class EpisodeRunner:
     def rehearse(self, seed: int) -> None:
         """Run the first step of an episode, so that the first visitor waits for nothing that happens only once.
 
+        A visitor who was faster has the first turn, and this does nothing.
+
         Raises:
             UserError: the simulator or the policy cannot be used.
         """
-        self.second.keep(self.env, seed, self.simulator.start_view(seed))
-        policy = self.choices.first()
-        instruction = INSTRUCTIONS[0] if policy is None else policy.facts["language"]["texts"][0]  # needs no encoder
-        episode = self.prepare(instruction, self.first_driver, seed, max_steps=1)
-        for _ in self.run(episode, Mailbox(driver=None)):
-            episode.html()
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            policy = self.choices.first()  # while the simulator starts
+            self.second.keep(self.env, seed, self.simulator.start_view(seed))
+            # An instruction of the training, which needs no encoder.
+            instruction = INSTRUCTIONS[0] if policy is None else policy.facts["language"]["texts"][0]
+            episode = self.prepare(instruction, EXPERT if policy is None else policy.path.name, seed, max_steps=1)
+            for _ in self._steps(self.simulator, episode, Mailbox(driver=None)):
+                episode.html()
+        finally:
+            self._turn.release()
 
     def prepare(
         self,
@@ -120,13 +129,18 @@ class EpisodeRunner:
 
     def run(self, episode: LiveEpisode, mailbox: Mailbox) -> Iterator[StepView]:
         """Run an episode in the first simulator until it ends or is stopped; yields each step."""
-        self.simulator.configure(episode.env)
-        yield from self._steps(self.simulator, episode, mailbox)
+        with self._turn:
+            self.simulator.configure(episode.env)
+            yield from self._steps(self.simulator, episode, mailbox)
 
     def run_side_by_side(self, episodes: tuple[LiveEpisode, LiveEpisode], mailbox: Mailbox) -> Iterator[None]:
         """Run two episodes at the same time until both have ended or are stopped; yields after each pair of steps."""
-        self.simulator.configure(episodes[0].env)
-        with self.second.borrowed(episodes[1].env) as second, ThreadPoolExecutor(max_workers=2) as threads:
+        with (
+            self._turn,
+            self.second.borrowed(episodes[1].env) as second,
+            ThreadPoolExecutor(max_workers=2) as threads,
+        ):
+            self.simulator.configure(episodes[0].env)
             runs = (self._steps(self.simulator, episodes[0], mailbox), self._steps(second, episodes[1], mailbox))
             running = [True, True]
             while any(running) and not mailbox.stopped:

@@ -31,8 +31,13 @@ class Handlers:
         self.images = ImageHandlers(choices, self.runner.second)
         self.archive = ArchiveHandlers(results, DemoFile(data))
 
-    def warm_up(self) -> None:
-        """Begin to load, in the background, what only some visitors ask for."""
+    def warm_up(self, seed: int) -> None:
+        """Load the first policy and rehearse an episode of `seed`; what only some visitors ask for, in the background.
+
+        Raises:
+            UserError: see `EpisodeRunner.rehearse`.
+        """
+        self.runner.rehearse(seed)
         self.runner.second.start()
         threading.Thread(target=self.choices.load_text_encoder, daemon=True).start()
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vla.policies.occlusion import occlusion_maps
 from vla.sim.config import POSITION_SCALE_M
 from vla.web.known_views import Viewpoint
 from vla.web.live_view import planned_path
-from vla.web.loaded_policy import LoadedPolicy
 
 FAMILIAR_SHARE = 0.85
 """Share of familiar pixels below which an image is called strange; docs/page.md shows what unchanged and
@@ -21,19 +17,6 @@ perturbed episodes reach."""
 _DRAWN_PX = 448
 _YELLOW, _OPEN, _CLOSE = (255, 214, 10), (120, 130, 140), (59, 130, 196)
 _FONT, _SMALL = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
-
-
-def where_it_looks(
-    policy: LoadedPolicy, image: np.ndarray, instructions: Sequence[str], eef_pos: np.ndarray
-) -> np.ndarray:
-    """Return how much the first action changes when a spot is hidden (`vla.policies.occlusion`).
-
-    One map for each of the n instructions, (n, 224, 224) in [0, 1]; 1 is the strongest spot of all of them.
-    """
-    embeddings = torch.stack([policy.embeddings[instruction] for instruction in instructions]).to(policy.device)
-    maps = occlusion_maps(policy.network, image, embeddings, policy.own_state(eef_pos))
-    scaled: np.ndarray = maps / max(float(maps.max()), 1e-9)
-    return scaled
 
 
 def draw_plan(image: np.ndarray, action_chunk: np.ndarray, viewpoint: Viewpoint) -> Image.Image:
@@ -68,7 +51,7 @@ def _draw_gripper_commands(draw: ImageDraw.ImageDraw, commands: np.ndarray) -> N
 
 
 def draw_heat(image: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """Draw one map of `where_it_looks` over the image."""
+    """Draw one map of `LoadedPolicy.where_it_looks` over the image."""
     from matplotlib import colormaps
 
     colour = colormaps["inferno"](heat)[..., :3] * 255  # (224, 224, 3)

@@ -6,7 +6,7 @@ Images are returned as paths (`vla.web.picture`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
@@ -21,10 +21,12 @@ from vla.web.checks import PageError, checked_instruction, checked_placement, ch
 from vla.web.goals import Said, layout_of
 from vla.web.known_views import KnownViews
 from vla.web.live_view import heard_words
-from vla.web.loaded_policy import LoadedPolicy
 from vla.web.picture import served
 from vla.web.second_simulator import SecondSimulator
 from vla.web.uploads import read_square
+
+if TYPE_CHECKING:  # see vla.web.known_views
+    from vla.web.loaded_policy import LoadedPolicy
 
 
 class ImageHandlers:
@@ -85,7 +87,7 @@ class ImageHandlers:
             known = self._views.find(image)
             viewpoint = known or self._views.home
             action_chunk = policy.action_chunk(image, instruction, viewpoint.eef_pos)
-            (heat,) = image_answers.where_it_looks(policy, image, [instruction], viewpoint.eef_pos)
+            (heat,) = policy.where_it_looks(image, [instruction], viewpoint.eef_pos)
             note = self._note(policy, image, instruction, known is not None)
         plan = served(image_answers.draw_plan(image, action_chunk, viewpoint))
         return image_answers.action_rows(action_chunk), plan, served(image_answers.draw_heat(image, heat)), note
@@ -99,7 +101,7 @@ class ImageHandlers:
             said = checked_instruction(instruction), checked_instruction(other)
             policy = self._choices[str(name)]
             viewpoint = self._views.find(image) or self._views.home
-            one, two = image_answers.where_it_looks(policy, image, said, viewpoint.eef_pos)
+            one, two = policy.where_it_looks(image, said, viewpoint.eef_pos)
             first, second = (policy.action_chunk(image, text, viewpoint.eef_pos)[0] for text in said)
         note = image_answers.difference_note(first, second)
         return served(image_answers.draw_heat(image, one)), served(image_answers.draw_heat(image, two)), note

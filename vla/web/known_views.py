@@ -8,14 +8,15 @@ import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from vla.policies.preprocess import prepare
-from vla.web.loaded_policy import LoadedPolicy
 from vla.web.messages import CameraView
 from vla.web.uploads import read_square
+
+if TYPE_CHECKING:  # it imports torch, and the page is shown before
+    from vla.web.loaded_policy import LoadedPolicy
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"
 """Written by benchmarks/make_examples.py."""
@@ -79,20 +80,13 @@ class KnownViews:
         nearest neighbour: above 1, the image stands apart.
         """
         if policy not in self._features:
-            features = _encode(policy, self.familiar)
+            features = policy.features(self.familiar)
             distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
             np.fill_diagonal(distances, np.inf)
             self._features[policy] = features, float(np.percentile(distances.min(axis=1), 95))
         features, usual_distance = self._features[policy]
-        distance = np.linalg.norm(features - _encode(policy, image[None]), axis=-1).min()
+        distance = np.linalg.norm(features - policy.features(image[None]), axis=-1).min()
         return float(distance) / usual_distance
-
-
-@torch.inference_mode()
-def _encode(policy: LoadedPolicy, images: np.ndarray) -> np.ndarray:
-    """(n, 224, 224, 3) uint8 -> (n, 512)."""
-    prepared = prepare(torch.from_numpy(images).to(policy.device), policy.network.config.image)
-    return np.concatenate([policy.network.encode(part).float().cpu().numpy() for part in prepared.split(16)])
 
 
 def _key(image: np.ndarray) -> str:

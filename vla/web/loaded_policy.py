@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from vla.policies.checkpoint import build_policy, load_checkpoint, provenance
 from vla.policies.devices import choose_device
 from vla.policies.listener import Heard, Listener
 from vla.policies.network import PolicyNetwork
-from vla.policies.preprocess import proprioception
+from vla.policies.occlusion import occlusion_maps
+from vla.policies.preprocess import prepare, proprioception
 from vla.policies.text_encoder import InstructionEmbeddings, TextEncoder, matching_text_encoder
 from vla.policies.weights import Identity
 from vla.sim.config import EnvConfig, warn_of_version_drift
@@ -147,3 +148,19 @@ class LoadedPolicy:
         actor.reset(instruction, seed=0)
         actor.select_action_from_image(image, self.own_state(eef_pos))
         return actor.action_chunk
+
+    @torch.inference_mode()
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Encode (n, 224, 224, 3) uint8 images; returns (n, 512)."""
+        prepared = prepare(torch.from_numpy(images).to(self.device), self.network.config.image)
+        return np.concatenate([self.network.encode(part).float().cpu().numpy() for part in prepared.split(16)])
+
+    def where_it_looks(self, image: np.ndarray, instructions: Sequence[str], eef_pos: np.ndarray) -> np.ndarray:
+        """Return how much the first action changes when a spot is hidden (`vla.policies.occlusion`).
+
+        One map for each of the n instructions, (n, 224, 224) in [0, 1]; 1 is the strongest spot of all of them.
+        """
+        embeddings = torch.stack([self.embeddings[instruction] for instruction in instructions]).to(self.device)
+        maps = occlusion_maps(self.network, image, embeddings, self.own_state(eef_pos))
+        scaled: np.ndarray = maps / max(float(maps.max()), 1e-9)
+        return scaled

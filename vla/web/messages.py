@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vla.evaluation.task import EvalTask
 from vla.judging.verdict import Judge
 from vla.sim.config import Placement
 from vla.sim.rollout import Step
 from vla.sim.table import TableLayout
-
-if TYPE_CHECKING:  # it imports torch, for which the page does not wait before it starts the simulator's process
-    from vla.evaluation.task import EvalTask
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,20 @@
-"""What the tab "Model" says: Table 1, where the weights came from, the training curves and the latest evaluation."""
+"""What the tab "Model" says of the policy: Table 1, and where its weights came from."""
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from vla import stages
-from vla.evaluation.tables import report_table
-from vla.files import SHIPPED
 from vla.markdown import markdown_table
 from vla.policies.checkpoint import provenance
 from vla.policies.network import PolicyNetwork
 from vla.policies.text_encoder import EncoderName
-from vla.web import past_evaluations
-from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.loaded_policy import LoadedPolicy
 
-CURVES = "training_curves.png"
-"""Name of the picture that training writes beside its checkpoint."""
 PARTS = {
     "vision": ("Vision encoder (ResNet18)", "11.2M"),
     "feature_norm": ("Normalisation of its output", "-"),
@@ -38,44 +32,13 @@ TEXT_ENCODERS: dict[EncoderName, str] = {
 """The text encoders, with their parameters."""
 
 
-def about_model(choices: CheckpointChoices) -> str:
-    """Describe the policy that is offered first, as Markdown."""
-    policy = choices.first()
-    broken = "".join(f"\n\n`{name}` cannot be used: {reason}" for name, reason in choices.broken.items())
+def about_model(policy: LoadedPolicy | None, broken_checkpoints: Mapping[str, str]) -> str:
+    """Describe a policy, and why each of `broken_checkpoints` cannot be used, as Markdown; None: there is no policy."""
+    broken = "".join(f"\n\n`{name}` cannot be used: {reason}" for name, reason in broken_checkpoints.items())
     if policy is None:
         return f"{_untrained_parameters()}\n\n## Weights\nNone yet: see the notice above.{broken}"
     encoder = policy.facts["text_identity"].get("encoder", "clip")
     return f"{_parameters(policy.network, encoder)}\n\n## Weights\n{_origin(policy)}{broken}"
-
-
-def training_curves(choices: CheckpointChoices) -> Path | None:
-    """Return the picture of the user's own training, or else the shipped policy's if that is offered first."""
-    own = choices.main.parent / CURVES
-    if own.is_file():
-        return own
-    first = choices.first()
-    return past_evaluations.MEASURED / CURVES if first is not None and first.path.name == SHIPPED.name else None
-
-
-def about_training(choices: CheckpointChoices) -> str:
-    """Say whose training the picture shows, or how to get one, as Markdown."""
-    found = training_curves(choices)
-    if found is None:
-        return f"No training curves at {choices.main.parent / CURVES} yet; train with: `make train`"
-    if found.parent == past_evaluations.MEASURED:
-        return "The training of the shipped policy."
-    return f"`{found}`, the latest training in that folder."
-
-
-def latest_evaluation(results: Path) -> str:
-    """Return Table 4 with intervals, and what was evaluated, as Markdown; `results` is the folder of evaluations."""
-    found = past_evaluations.latest_evaluation(results)
-    if found is None:
-        return f"No evaluation below {results} yet; run one with: `make evaluate`"
-    place = str(found.path)
-    if found.path.parent == past_evaluations.MEASURED:
-        place = f"docs/results/{found.path.name}, which comes with the repository"
-    return f"From {place}.\n\n{past_evaluations.description(found)}\n\n{report_table(found.episodes)}"
 
 
 @functools.cache

@@ -8,11 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vla.errors import UserError
+from vla.evaluation.task import EvalTask
 from vla.judging.verdict import Judge
-from vla.sim import gl
 from vla.sim.config import EnvConfig, Placement
 from vla.web.messages import (
     CameraView,
@@ -24,9 +24,6 @@ from vla.web.messages import (
     StepView,
     ViewRequest,
 )
-
-if TYPE_CHECKING:  # see vla.web.messages
-    from vla.evaluation.task import EvalTask
 
 START_S = 120
 """Longest time that the process may take to start."""
@@ -42,7 +39,6 @@ class SimulatorProcess:
     """
 
     def __init__(self, config: EnvConfig) -> None:
-        gl.select_backend()
         self._config = config
         self._lock = threading.Lock()
         self._context = multiprocessing.get_context("spawn")

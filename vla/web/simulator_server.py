@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from vla.errors import UserError
-from vla.evaluation.task import EvalTask, task_actor
+from vla.evaluation.task import EvalTask
+from vla.evaluation.worker import task_actor
 from vla.experts.controls import control
 from vla.judging.verdict import Judge
 from vla.policies.actor import PolicyActor

@@ -6,14 +6,21 @@ import gradio as gr
 from PIL import Image
 
 from vla.web.handlers import Handlers
-from vla.web.model_facts import about_model, about_training, latest_evaluation, training_curves
 from vla.web.picture import served
 from vla.web.tabs.components import at_each_visit
+from vla.web.training_facts import about_training, latest_evaluation, training_curves
 
 
 def model_tab(handlers: Handlers, page: gr.Blocks) -> None:
     """Build the tab."""
     choices, archive = handlers.choices, handlers.archive
+
+    def about() -> str:
+        policy = choices.first()
+        # It imports torch, as a policy does; the page is shown before.
+        from vla.web.model_facts import about_model
+
+        return about_model(policy, choices.broken)
 
     def curves() -> str | None:
         found = training_curves(choices)
@@ -22,7 +29,7 @@ def model_tab(handlers: Handlers, page: gr.Blocks) -> None:
         with Image.open(found) as picture:
             return served(picture)
 
-    at_each_visit(page, gr.Markdown(), lambda: about_model(choices))
+    at_each_visit(page, gr.Markdown(), about)
     gr.Markdown("## Training")
     at_each_visit(page, gr.Markdown(), lambda: about_training(choices))
     picture = gr.Image(
