@@ -15,6 +15,7 @@ import arms_table
 import sequential_test
 from action_latency import latency_table, loop_list
 from bench import bench_table, starts_table
+from collection_speed import collection_table
 from controls import controls_table
 from edge_cases import edge_cases_table
 from evaluation_speed import speed_table
@@ -287,6 +288,7 @@ FIGURES: dict[str, Callable[..., str]] = {
     "fusion": lambda results: fusion_table(results["fusion"]),
     "language_table": language_table,
     "latency": lambda results: latency_table(results["action_latency"]),
+    "collection_speed": lambda results: collection_table(results["collection_speed"]),
     "latency_loop": lambda results: loop_list(results["action_latency"]),
     "speed": lambda results: speed_table(results["evaluation_speed"]),
     "familiar": familiar,

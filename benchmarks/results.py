@@ -41,7 +41,7 @@ OF_LANGUAGE_POLICY = ("language",)
 """The same for checkpoints/language.pth."""
 WITHOUT_VERDICT = (
     *("evaluation_speed", "familiar", "judging_cost", "web_load", "seed_statistics", "sequential", "text_encoders"),
-    *("action_latency", "bench", "frame_memory", "kills", "scale"),
+    *("action_latency", "bench", "collection_speed", "frame_memory", "kills", "scale"),
 )
 """Results that measure no success, and so record no thresholds."""
 
