@@ -307,7 +307,7 @@ class InspectOptions:
     """Folder in which the page, index.html, is written."""
     exclude: Path | None = None
     """Text file with the names of episodes to leave out, one to a line. The page shows them with a ticked box."""
-    merge: tuple[Path, ...] = ()
+    merge: tuple[Path, ...] | None = None
     """Files of demonstrations to join instead, in this order. They must come from one simulator and have no seed in
     common; each demonstration stays on its side of the split."""
     migrate: Path | None = None
@@ -329,14 +329,14 @@ class InspectOptions:
         if not self.instruction.strip():
             raise UserError("--instruction must not be empty")
         if self.migrate is not None:
-            if self.output is None or self.merge or self.import_ is not None:
+            if self.output is None or self.merge is not None or self.import_ is not None:
                 raise UserError(
                     "--migrate needs --output, a new file for the demonstrations, and no --merge or --import"
                 )
         elif self.import_ is not None:
-            if self.output is None or self.merge:
+            if self.output is None or self.merge is not None:
                 raise UserError("--import needs --output, a new file for the demonstrations, and no --merge")
-        elif (self.output is not None) != bool(self.merge) or len(self.merge) == 1:
+        elif (self.output is None) != (self.merge is None) or (self.merge is not None and len(self.merge) < 2):
             raise UserError("--merge needs at least two files, and --output a new one for them")
 
 
@@ -347,7 +347,7 @@ def main(options: InspectOptions) -> None:
     if options.import_ is not None and options.output is not None:
         print(import_robomimic(options.import_, options.output, options.instruction))
         return
-    if options.output is not None:
+    if options.merge is not None and options.output is not None:
         count = merge_files(options.merge, options.output)
         print(f"{options.output}: {count} demonstrations of {len(options.merge)} files")
         return

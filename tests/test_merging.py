@@ -96,8 +96,14 @@ def test_the_command_joins_files_that_training_can_read(demo_file: Path, tmp_pat
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--merge", "a.hdf5"], ["--merge", "a.hdf5", "b.hdf5"], ["--output", "c.hdf5"]],
-    ids=["one file", "no output", "nothing to join"],
+    [
+        ["--merge", "a.hdf5", "--output", "c.hdf5"],
+        ["--merge", "a.hdf5", "b.hdf5"],
+        ["--output", "c.hdf5"],
+        ["--merge"],
+        ["--merge", "--output", "c.hdf5"],
+    ],
+    ids=["one file", "no output", "nothing to join", "no file", "no file, but an output"],
 )
 def test_half_a_command_is_one_clear_line(arguments: list[str]) -> None:
     command = [sys.executable, "2_dataset_loader.py", *arguments]

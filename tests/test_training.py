@@ -8,6 +8,7 @@ import errno
 import importlib
 import io
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,7 @@ from vla.errors import MachineError, UserError
 from vla.files import SHIPPED, run_lock
 from vla.policies.batch import Batch
 from vla.policies.checkpoint import load_checkpoint, save_checkpoint
-from vla.policies.devices import mixed_precision, stop_on_machine_fault
+from vla.policies.devices import mixed_precision, stop_on_machine_fault, uses_bfloat16
 from vla.policies.weights import describe
 from vla.sim.config import EnvConfig
 from vla.training.loss_meter import LossMeter
@@ -225,6 +226,21 @@ def test_a_cpu_attends_with_the_kernels_that_are_faster(bfloat16: bool) -> None:
     names = {event.name for event in profile.events()}
     assert any("flash" in name for name in names) is not bfloat16
     assert attended.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+
+
+def test_every_training_step_enters_mixed_precision(
+    finished: tuple[TrainOptions, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = []
+
+    def recording(device: torch.device, bfloat16: bool) -> AbstractContextManager[None]:
+        entered.append((device.type, bfloat16))
+        return mixed_precision(device, bfloat16)
+
+    monkeypatch.setattr(importlib.import_module("4_train"), "mixed_precision", recording)
+    train(dataclasses.replace(finished[0], output_dir=tmp_path))
+    assert set(entered) == {("cpu", uses_bfloat16("auto", torch.device("cpu")))}
+    assert len(entered) >= 2
 
 
 def test_a_full_gpu_stops_the_run_with_what_to_do() -> None:
