@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,15 +69,12 @@ class WebOptions:
 
 def main(options: WebOptions) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: temporary files are deleted
-    simulator = SimulatorProcess(EnvConfig())  # restarted below if the checkpoint was trained in another simulator
-    try:
-        with private_folder() as folder:
+    with private_folder() as folder:
+        simulator = SimulatorProcess(EnvConfig())  # restarted below if the checkpoint was trained in another simulator
+        try:
             _serve(options, simulator, folder)
-    finally:
-        simulator.close()
-    # A thread may still compute a visitor's answer, and torch aborts if the interpreter ends meanwhile.
-    sys.stdout.flush()
-    os._exit(0)
+        finally:
+            simulator.close()
 
 
 def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> None:
@@ -90,8 +88,8 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
     choices = CheckpointChoices(checkpoint, options.clip_weights)
     page = empty_page()
     handlers = Handlers(choices, simulator, options.data, options.results, WaitingLines(page))
-    known_broken = _warn_of_broken(choices.broken, set())
-    if handlers.runner.first_driver == EXPERT:
+    known_broken = _warn_of_broken(choices.broken(), set())
+    if handlers.choices.first_driver() == EXPERT:
         print(f"WARNING: only the scripted expert can run: {choices.missing()}")
     elif not checkpoint.is_file():
         print(f"WARNING: no checkpoint at {checkpoint}; offering {', '.join(choices.names())} instead")
@@ -99,13 +97,14 @@ def _serve(options: WebOptions, simulator: SimulatorProcess, folder: Path) -> No
     # Without api_open=False a request could bypass the queue and interrupt a running episode.
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=2, api_open=False)
     sweeper = Sweeper(folder)
+    handlers.runner.second.hold_back()
     try:
         _show(page, options)
         handlers.warm_up(options.seed)
-        _warn_of_broken(choices.broken, known_broken)
-        page.block_thread()
-    except KeyboardInterrupt:  # while it warms up; `block_thread` ends without an error as well
-        pass
+        _warn_of_broken(choices.broken(), known_broken)
+        threading.Event().wait()
+    except KeyboardInterrupt:  # the way to end it
+        print("closing the page")
     finally:
         page.close(verbose=False)
         sweeper.close()
@@ -153,4 +152,12 @@ def _warn_of_broken(broken: Mapping[str, str], known: set[str]) -> set[str]:
 
 
 if __name__ == "__main__":
-    run_script(main, WebOptions, __doc__)
+    exit_code: object = 0
+    try:
+        run_script(main, WebOptions, __doc__)
+    except SystemExit as end:
+        exit_code = end.code
+    # A thread may still compute a visitor's answer, and torch aborts if the interpreter ends meanwhile.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code if isinstance(exit_code, int) else 0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 
 from vla.demos.merging import merge
 from vla.demos.recorder import RecordTask, record
+from vla.errors import UserError
 from vla.experts.scripted import ExpertActor, ExpertConfig
 from vla.judging.verdict import Judge
 from vla.policies.instructions import instruction_for
@@ -25,6 +28,8 @@ from vla.sim.env import Simulator
 from vla.sim.rollout import Step, rollout
 
 ROOT = Path(__file__).parent.parent
+SPARE_BYTES = 1024**3
+"""Address space that a test of files from anybody may take beyond what the process has."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,6 +89,21 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def confined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a bomb fail in these tests rather than fill the machine, and let nothing be fetched."""
+
+    def refuse(*_: object) -> None:
+        pytest.fail("a file made us connect to somewhere")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE_BYTES, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Say below pytest's own last line that the browser tests were left out: a count of skipped tests hides it."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -115,6 +135,19 @@ def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> No
     assert lines[0].startswith("error: ")
     for word in words:
         assert word in lines[0]
+
+
+def assert_refused(read: Callable[[Path], object], path: Path, words: str) -> None:
+    """Reading a file ends in one line that names it, says `words` and which command mends it; nothing in it ran."""
+    with pytest.raises(UserError) as refused:
+        read(path)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert words in message
+    assert "python " in message  # the command that mends it
+    assert len(message) < 1000
+    assert not (path.parent / "executed").exists()
 
 
 def wait_for(met: Callable[[], bool], seconds: float = 240) -> None:

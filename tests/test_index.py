@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.test_untrusted import write_demos
+from tests.test_untrusted_demos import write_demos
 from vla import stages
 from vla.demos.dataset_table import dataset_table
 from vla.demos.index import DemoRow, read_index, write_index

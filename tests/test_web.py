@@ -20,6 +20,7 @@ from PIL import Image
 
 from tests.conftest import ROOT, assert_user_error, run_script
 from tests.page import ANSWER_S, Page, episode_inputs, served
+from vla.files import SHIPPED
 from vla.web.waiting_lines import EPISODES
 
 pytestmark = pytest.mark.slow
@@ -227,7 +228,8 @@ def test_a_wrong_port_is_explained_in_one_line() -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_it_can_be_ended_as_soon_as_it_is_shown(end: signal.Signals, tmp_path: Path) -> None:
-    with served(tmp_path / "page", end=end):  # it still warms up; `served` checks how it ends
+    """While it loads the policy; `served` checks how it ends."""
+    with served(tmp_path / "page", "--checkpoint", str(ROOT / SHIPPED), end=end):
         pass
 
 

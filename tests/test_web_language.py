@@ -121,7 +121,7 @@ def test_the_scene_of_several_cubes_needs_a_checkpoint(
     monkeypatch.chdir(tmp_path)  # without the shipped policies
     (tmp_path / "lift.pth").symlink_to(SHIPPED)
     choices = CheckpointChoices(tmp_path / "lift.pth", "none")
-    scene = SceneHandlers(choices, "lift.pth")
+    scene = SceneHandlers(choices)
     assert not any(driver.startswith("cubes:") for driver in choices.drivers())
     assert scene.hint() == NO_CUBES
     assert "make demo-language" in NO_CUBES
@@ -136,7 +136,7 @@ def test_the_scene_of_several_cubes_needs_a_checkpoint(
 
 
 def test_what_can_be_clicked_follows_driver_and_seed(checkpoint: Path) -> None:
-    scene = SceneHandlers(CheckpointChoices(checkpoint, "none"), checkpoint.name)
+    scene = SceneHandlers(CheckpointChoices(checkpoint, "none"))
     layout = table_layout(ENV.scene, SEED)
     buttons = scene.cube_buttons(checkpoint.name, SEED)
     assert [button.get("value") for button in buttons] == ["the red cube", "the green cube", None, None]

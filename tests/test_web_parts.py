@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_does_not_stop_the_page(tmp_path: Path) -> None:
     first = choices.first()
     assert first is not None
     assert first.path.name == "other.pth"
-    assert "not a whole checkpoint" in choices.broken["best_model.pth"]
+    assert "not a whole checkpoint" in choices.broken()["best_model.pth"]
 
 
 def test_a_checkpoint_written_again_is_read_again(tmp_path: Path) -> None:
@@ -235,6 +235,7 @@ def test_the_load_table_counts_what_was_answered_and_what_was_refused_apart(monk
         "first_frame_s": [1.0],
         "frames_per_s": [1.0],
         "decision_ms": [20.0],
+        "episode_s": 6.0,
         "clients": 3,
         "minutes": 1,
         "memory_mb": [1.0],

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,17 +15,13 @@ import torch
 from tests.conftest import ROOT
 from vla.errors import UserError
 from vla.evaluation.task import EvalTask
-from vla.judging.verdict import Judge
 from vla.policies.checkpoint import load_policy
 from vla.policies.execution import ControlConfig
 from vla.sim.config import EnvConfig
 from vla.sim.env import Simulator
-from vla.sim.table import TableLayout
 from vla.web import simulator_process
-from vla.web.checkpoint_choices import CheckpointChoices
-from vla.web.episode_runner import EpisodeRunner
 from vla.web.mailbox import Mailbox, Mailboxes, Push
-from vla.web.messages import EpisodeRequest, EpisodeStart, Intervention, StepRequest, StepView
+from vla.web.messages import EpisodeRequest, Intervention, StepRequest, StepView
 from vla.web.simulator_process import SimulatorProcess
 from vla.web.simulator_server import SimulatorServer
 
@@ -60,69 +54,6 @@ def test_another_instruction_during_an_episode_reaches_the_network(sim: Simulato
         del network.decode
     for got, expected in zip(received, (first, other, other), strict=True):
         np.testing.assert_array_equal(got, expected)
-
-
-def test_the_simulator_starts_before_torch_and_gradio_are_loaded() -> None:
-    code = "import sys, web_interface; print({'torch', 'gradio', 'robosuite'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-
-
-BUILD_THE_PAGE = """
-import sys
-from pathlib import Path
-
-from vla.policies import hub
-from vla.web import body_limit
-from vla.web.checkpoint_choices import CheckpointChoices
-from vla.web.handlers import Handlers
-from vla.web.page import empty_page, fill_page
-from vla.web.waiting_lines import WaitingLines
-
-
-class Simulator:
-    def configure(self, config):
-        pass
-
-
-page = empty_page()
-choices = CheckpointChoices(Path("checkpoints/lift.pth"), "none")
-handlers = Handlers(choices, Simulator(), Path("x.hdf5"), Path("x"), WaitingLines(page))
-fill_page(page, handlers, 2_000_000)
-print(handlers.runner.first_driver, {"torch", "mujoco"} & set(sys.modules))
-"""
-
-
-def test_the_page_is_built_without_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", BUILD_THE_PAGE], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "lift.pth set()\n"
-
-
-class _OneStep:
-    """Stands for the page's simulator; a view shows that it was asked for by an error."""
-
-    def configure(self, config: EnvConfig) -> None:
-        pass
-
-    def start_view(self, seed: int) -> None:
-        raise UserError("a view was asked for")
-
-    def start_episode(self, task: EvalTask, placement: object) -> EpisodeStart:
-        return EpisodeStart(1, TableLayout(()))
-
-    def step(self, number: int, intervention: Intervention) -> Judge:
-        return Judge()
-
-
-def test_the_rehearsal_interrupts_no_visitor() -> None:
-    runner = EpisodeRunner(CheckpointChoices(ROOT / "none.pth", "none"), cast(SimulatorProcess, _OneStep()))
-    episode = runner.prepare(INSTRUCTION, "expert", seed=1, max_steps=5)
-    with runner._turn:  # as while an episode runs
-        runner.rehearse(seed=1)
-    for _ in range(2):  # each leaves the turn to the next one
-        with pytest.raises(UserError, match="a view was asked for"):
-            runner.rehearse(seed=1)
-        assert list(runner.run(episode, Mailbox("expert"))) == []
 
 
 @pytest.fixture(scope="module")

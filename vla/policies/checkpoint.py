@@ -13,16 +13,19 @@ from torch import Tensor
 from vla.errors import MachineError, UserError
 from vla.files import FileVersion, atomic_path, file_version
 from vla.policies.acting_network import arrange_for_acting
-from vla.policies.checkpoint_archive import FORMAT_VERSION, REMEDY, check_archive, check_format, refusal
+from vla.policies.checkpoint_archive import REMEDY, check_archive, refusal
 from vla.policies.checkpoint_checks import check_content, check_weights
 from vla.policies.execution import Precision
 from vla.policies.network import NetworkConfig, PolicyNetwork, TrainableNetwork, model_architecture
 from vla.policies.text_encoder import InstructionEmbeddings
 from vla.policies.weights import Identity, describe
 
+FORMAT_VERSION = 1
+_REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args", "training")
+
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint whose `content` has at least the keys that `check_format` asks for.
+    """Write a checkpoint whose `content` has at least the keys in `_REQUIRED`.
 
     Raises:
         MachineError: it could not be written whole; an older file at `path` stays as it was.
@@ -50,11 +53,31 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises various types for broken files
         raise refusal(path, type(error).__name__) from None
-    content = check_format(stored, path)
+    content = _check_format(stored, path)
     check_content(content, path)
     language = content["language"]
     content["language"] = {**language, "embeddings": language["embeddings"].float()}  # half if shared
     return content
+
+
+def _check_format(stored: object, path: Path) -> dict[str, Any]:
+    """Check that what was read from `path` has the keys of a checkpoint; returns it.
+
+    Raises:
+        UserError: it is of another format.
+    """
+    # Another type of dict may have attributes that hide its methods.
+    content: dict[str, Any] = stored if type(stored) is dict else {}
+    version = content.get("format_version")
+    missing = [key for key in _REQUIRED if key not in content]
+    if type(version) is int and version == FORMAT_VERSION and not missing:
+        return content
+    found = str(version)[:20] if version is None or type(version) is int else type(version).__name__
+    lacks = f", lacks {missing}" if found == str(FORMAT_VERSION) else ""
+    raise UserError(
+        f"{path} is not a checkpoint of this project: format version {found}, expected {FORMAT_VERSION}{lacks}; train "
+        "again with: python 4_train.py"
+    )
 
 
 def load_parent(path: Path, config: NetworkConfig) -> dict[str, Any]:

@@ -7,19 +7,14 @@ compressed parts, which can be a thousand times larger in memory, and constructo
 
 from __future__ import annotations
 
-import io
-import pickle
 import pickletools
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from vla.errors import UserError
-from vla.sim.config import EnvConfig, check_env_args
+from vla.sim.config import EnvConfig
 
-FORMAT_VERSION = 1
-_REQUIRED = ("model_config", "model", "text_identity", "vision_identity", "language", "env_args", "training")
 REMEDY = "get it again from where it came, or train your own with: python 4_train.py"
 MOST_BYTES = 2 * 1024**3
 """Largest file that is read. A policy has 22 million weights: 87 MB in float32, 260 MB with its optimiser's state; this
@@ -30,6 +25,8 @@ MOST_MEMBER_NAME = 256
 """Bytes of the central directory that the name and the attributes of a part take, on average."""
 MOST_PICKLE_BYTES = 32 * 1024**2
 """The part that names the tensors and holds everything else; 0.2 MB in the largest shipped policy."""
+MOST_SHARED_TUPLES = 16
+"""Uses of a tuple again, of which policies have none: a tuple of a tuple twice, and so on, takes for ever to hash."""
 _STORAGES = ("Half", "BFloat16", "Float", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _GLOBALS = {
     "collections OrderedDict",
@@ -68,56 +65,41 @@ def check_archive(path: Path) -> None:
     _checked_pickle(path)
 
 
-def check_format(stored: object, path: Path) -> dict[str, Any]:
-    """Check that what was read from `path` has the keys of a checkpoint; returns it.
-
-    Raises:
-        UserError: it is of another format.
-    """
-    content: dict[str, Any] = stored if isinstance(stored, dict) else {}
-    found = content.get("format_version")
-    missing = [key for key in _REQUIRED if key not in content]
-    if found != FORMAT_VERSION or missing:
-        lacks = f", lacks {missing}" if found == FORMAT_VERSION else ""
-        raise UserError(
-            f"{path} is not a checkpoint of this project: format version {str(found)[:20]}, expected "
-            f"{FORMAT_VERSION}{lacks}; train again with: python 4_train.py"
-        )
-    return content
-
-
 def trained_in(path: Path) -> EnvConfig:
     """Return the simulator that a checkpoint was trained in. Its tensors are not read, and torch is not needed.
 
     Raises:
-        UserError: the file is no checkpoint. Whether its weights can be used is not looked at.
+        UserError: the file is no checkpoint. Whether anything else in it can be used is not looked at.
     """
-    data = _checked_pickle(path)
+    env_args = _text_after("env_args", _checked_pickle(path))
+    if env_args is None:
+        raise refusal(path, "it lacks env_args, the simulator in which it was trained")
     try:
-        stored = _WithoutTensors(io.BytesIO(data)).load()
-    except Exception as error:  # the pickle module raises various types for broken data
-        raise refusal(path, type(error).__name__) from None
-    if type(stored) is not dict:
-        raise refusal(path, "no dict")
-    env_args = check_format(stored, path)["env_args"]
-    try:
-        check_env_args(env_args)
+        return EnvConfig.from_env_args(env_args)
     except UserError as refused:
         raise refusal(path, refused) from None
-    return EnvConfig.from_env_args(env_args)
 
 
-class _WithoutTensors(pickle.Unpickler):
-    """Reads a pickle that `_check_pickle` let pass; each of its tensors becomes None."""
+def _text_after(key: str, data: bytes) -> str | None:
+    """Return the text that follows the text `key` in a pickle, as a dict's value follows its key; None: there is none.
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name of `_GLOBALS`. It is new each time: a pickle may set its attributes."""
-        if name == "OrderedDict":
-            return type("OrderedDict", (dict,), {})
-        return lambda *_: None
-
-    def persistent_load(self, pid: object) -> None:
-        """Return None for a tensor's numbers."""
+    The pickle's instructions are only looked at, not carried out.
+    """
+    memo: dict[int | None, str] = {}
+    before, latest = None, None
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            if latest is not None:
+                memo[argument] = latest
+            continue
+        before, latest = latest, None
+        if opcode.name == "BINUNICODE":
+            latest = argument
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            latest = memo.get(argument)
+        if before == key and latest is not None:
+            return latest
+    return None
 
 
 def _checked_pickle(path: Path) -> bytes:
@@ -174,8 +156,16 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
 
 def _check_pickle(data: bytes) -> None:
     """Check the instructions of a pickle without running any."""
+    tuples: set[int | None] = set()
+    shared, previous = 0, ""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in _OPCODES:
             raise RefusedError(f"it holds more than tensors and plain types: the pickle opcode {opcode.name}")
         if opcode.name == "GLOBAL" and argument not in _GLOBALS:
             raise RefusedError(f"it holds more than tensors and plain types: {str(argument)[:80]!r}")
+        if opcode.name in ("BINPUT", "LONG_BINPUT") and previous.startswith("TUPLE"):
+            tuples.add(argument)
+        shared += opcode.name in ("BINGET", "LONG_BINGET") and argument in tuples
+        previous = opcode.name
+    if shared > MOST_SHARED_TUPLES:
+        raise RefusedError(f"{shared} uses of a tuple again")

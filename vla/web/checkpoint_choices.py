@@ -44,9 +44,8 @@ class CheckpointChoices:
         self._encoders: TextEncoders | None = None
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, LoadedPolicy] = OrderedDict()
-        self._envs: dict[Path, tuple[FileVersion, EnvConfig | UserError]] = {}
-        self.broken: dict[str, str] = {}
-        """Why `first_name` or `first` could not use a checkpoint, by file name."""
+        self._envs: dict[Path, tuple[FileVersion, EnvConfig | str]] = {}
+        self._unusable: dict[Path, tuple[FileVersion, str]] = {}
 
     def names(self) -> list[str]:
         """File names of the checkpoints that exist now, the given one first."""
@@ -99,25 +98,31 @@ class CheckpointChoices:
         """What to do where there is no checkpoint at all."""
         return f"no checkpoint at {self.main}; train one with: make train, then start the page again"
 
-    def first_name(self) -> str | None:
-        """Return the name of the first checkpoint that says what it was trained in; None: there is none.
+    def broken(self) -> dict[str, str]:
+        """Return why checkpoints cannot be used, as far as this is known by now, by file name."""
+        reasons = {name: self._why_broken(path) for name, path in self._paths().items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
-        No weights are loaded for this. The reasons against those before it are kept in `broken`.
+    def first_name(self) -> str | None:
+        """Return the name of the first checkpoint that is not known to be broken; None: there is none.
+
+        No weights are loaded for this. A checkpoint that says in which simulator it was trained counts as whole until
+        `first` has loaded it.
         """
-        for name, path in self._paths().items():
-            env = self._trained_in(path)
-            if not isinstance(env, UserError):
-                return name
-            self.broken[name] = str(env)
-        return None
+        return next((name for name, path in self._paths().items() if self._why_broken(path) is None), None)
+
+    def first_driver(self) -> str:
+        """Return the driver that the page offers first: `first_name`, or else the expert."""
+        return self.first_name() or EXPERT
 
     def first(self) -> LoadedPolicy | None:
-        """Return the first policy that can be used; the reasons against those before it are kept in `broken`."""
-        for name in self.names():
+        """Return the first policy that can be used; None: there is none. Those before it are `broken` from then on."""
+        for name, path in self._paths().items():
+            version = file_version(path)
             try:
                 return self[name]
             except UserError as error:
-                self.broken[name] = str(error)
+                self._unusable[path] = version, str(error)
         return None
 
     def load_text_encoder(self) -> None:
@@ -135,9 +140,15 @@ class CheckpointChoices:
     def _env_of(self, path: Path) -> EnvConfig:
         """Return the simulator of a checkpoint. The visitor who chooses one without any reads the error."""
         env = self._trained_in(path)
-        return EnvConfig() if isinstance(env, UserError) else env
+        return EnvConfig() if isinstance(env, str) else env
 
-    def _trained_in(self, path: Path) -> EnvConfig | UserError:
+    def _why_broken(self, path: Path) -> str | None:
+        env, known = self._trained_in(path), self._unusable.get(path)
+        if isinstance(env, str):
+            return env
+        return known[1] if known is not None and known[0] == file_version(path) else None
+
+    def _trained_in(self, path: Path) -> EnvConfig | str:
         """Return the simulator of a checkpoint, or why it has none; the file is read once for this."""
         version = file_version(path)
         known = self._envs.get(path)
@@ -145,7 +156,7 @@ class CheckpointChoices:
             try:
                 known = version, trained_in(path)
             except UserError as error:
-                known = version, error
+                known = version, str(error)
             self._envs[path] = known
         return known[1]
 

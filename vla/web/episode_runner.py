@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from vla.web.messages import Intervention, Retarget, StepView
 from vla.web.second_simulator import SecondSimulator
 from vla.web.simulator_process import SimulatorProcess
 
+if TYPE_CHECKING:  # see vla.web.known_views
+    from vla.web.loaded_policy import LoadedPolicy
+
 NO_PERTURBATION = "nothing"
 """The visitor's choice of no perturbation."""
 
@@ -34,35 +38,39 @@ class EpisodeRunner:
 
     def __init__(self, choices: CheckpointChoices, simulator: SimulatorProcess) -> None:
         """`simulator` is restarted where an episode needs another one, as it does for the first checkpoint."""
-        self.first_driver = choices.first_name() or EXPERT
-        """The driver that the page offers first."""
-        self.env = choices.env(self.first_driver)
         self.choices = choices
+        self.env = choices.env(choices.first_driver())
         self._turn = threading.Lock()
         self.second = SecondSimulator(self.env)
         self.simulator = simulator
         self.simulator.configure(self.env)
 
     def rehearse(self, seed: int) -> None:
-        """Run the first step of an episode, so that the first visitor waits for nothing that happens only once.
+        """Load the first policy and run a step of an episode: the first visitor waits for nothing that comes only once.
 
-        A visitor who was faster has the first turn, and this does nothing.
+        A visitor who was faster has the first turn, and no step is run.
 
         Raises:
-            UserError: the simulator or the policy cannot be used.
+            UserError: the simulator cannot be used.
         """
-        if not self._turn.acquire(blocking=False):
-            return
         try:
             policy = self.choices.first()  # while the simulator starts
-            self.second.keep(self.env, seed, self.simulator.start_view(seed))
-            # An instruction of the training, which needs no encoder.
-            instruction = INSTRUCTIONS[0] if policy is None else policy.facts["language"]["texts"][0]
-            episode = self.prepare(instruction, EXPERT if policy is None else policy.path.name, seed, max_steps=1)
-            for _ in self._steps(self.simulator, episode, Mailbox(driver=None)):
-                episode.html()
+            if self._turn.acquire(blocking=False):
+                try:
+                    self._rehearse_step(policy, seed)
+                finally:
+                    self._turn.release()
         finally:
-            self._turn.release()
+            self.second.let_go()
+
+    def _rehearse_step(self, policy: LoadedPolicy | None, seed: int) -> None:
+        # An instruction of the training, which needs no encoder.
+        instruction = INSTRUCTIONS[0] if policy is None else policy.facts["language"]["texts"][0]
+        episode = self.prepare(instruction, self.choices.first_driver(), seed, max_steps=1)
+        self.simulator.configure(episode.env)
+        self.second.keep(episode.env, seed, self.simulator.start_view(seed))
+        for _ in self._steps(self.simulator, episode, Mailbox(driver=None)):
+            episode.html()
 
     def prepare(
         self,

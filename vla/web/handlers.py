@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from vla.sim import gl
 from vla.web.archive_handlers import ArchiveHandlers
 from vla.web.checkpoint_choices import CheckpointChoices
 from vla.web.demo_listing import DemoFile
@@ -27,17 +28,18 @@ class Handlers:
         self.lines = lines
         self.runner = EpisodeRunner(choices, simulator)
         self.episodes = EpisodeHandlers(self.runner, lines)
-        self.scene = SceneHandlers(choices, self.runner.first_driver)
+        self.scene = SceneHandlers(choices)
         self.images = ImageHandlers(choices, self.runner.second)
         self.archive = ArchiveHandlers(results, DemoFile(data))
 
     def warm_up(self, seed: int) -> None:
-        """Load the first policy and rehearse an episode of `seed`; what only some visitors ask for, in the background.
+        """Rehearse an episode of `seed`, and begin to load, in the background, what only some visitors ask for.
 
         Raises:
             UserError: see `EpisodeRunner.rehearse`.
         """
         self.runner.rehearse(seed)
+        gl.select_backend()  # so that the simulators that start from here on need not try it again
         self.runner.second.start()
         threading.Thread(target=self.choices.load_text_encoder, daemon=True).start()
 

@@ -36,7 +36,8 @@ def about_model(policy: LoadedPolicy | None, broken_checkpoints: Mapping[str, st
     """Describe a policy, and why each of `broken_checkpoints` cannot be used, as Markdown; None: there is no policy."""
     broken = "".join(f"\n\n`{name}` cannot be used: {reason}" for name, reason in broken_checkpoints.items())
     if policy is None:
-        return f"{_untrained_parameters()}\n\n## Weights\nNone yet: see the notice above.{broken}"
+        none = "None that can be used." if broken else "None yet: see the notice above."
+        return f"{_untrained_parameters()}\n\n## Weights\n{none}{broken}"
     encoder = policy.facts["text_identity"].get("encoder", "clip")
     return f"{_parameters(policy.network, encoder)}\n\n## Weights\n{_origin(policy)}{broken}"
 

@@ -23,7 +23,7 @@ def fill_page(page: gr.Blocks, handlers: Handlers, seed: int) -> None:
     """Put the tabs into the page; `seed` is the one that they offer first."""
     with page:
         gr.Markdown("# Lift VLA\nA robot arm, a camera and a sentence: a policy learned from demonstrations.")
-        if handlers.runner.first_driver == EXPERT:
+        if handlers.choices.first_driver() == EXPERT:
             gr.Markdown(f"**Only the scripted expert can run here:** {handlers.choices.missing()}.")
         choice, hint = scene_choice(handlers)
         with gr.Tabs(selected=OPENING_TAB[handlers.scene.first_scene()]) as tabs:

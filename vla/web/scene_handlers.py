@@ -23,14 +23,12 @@ NO_CUBES = (
 class SceneHandlers:
     """What can be said and who can drive, by scene and seed."""
 
-    def __init__(self, choices: CheckpointChoices, first_driver: str) -> None:
-        """`first_driver` is offered first in its scene."""
+    def __init__(self, choices: CheckpointChoices) -> None:
         self._choices = choices
-        self._first_driver = first_driver
 
     def first_scene(self) -> SceneKind:
         """Return the scene that the page opens with."""
-        return self._choices.env(self._first_driver).scene.kind
+        return self._choices.env(self._choices.first_driver()).scene.kind
 
     def scenes(self) -> list[tuple[str, str]]:
         """Return label and name of each scene that can be shown."""
@@ -44,7 +42,7 @@ class SceneHandlers:
         """Return who can drive in a scene, the one that is offered first at the first place."""
         known = self._choices.scenes()
         drivers = next((found for kind, found in known.items() if kind == scene), known["lift"])
-        first = [self._first_driver] if self._first_driver in drivers else []
+        first = [driver for driver in drivers if driver == self._choices.first_driver()]
         return [*first, *(driver for driver in drivers if driver not in first)]
 
     def policies(self, scene: str) -> list[str]:

@@ -24,6 +24,8 @@ class SecondSimulator:
         self._simulator: SimulatorProcess | None = None
         self._in_use, self._starting = threading.Lock(), threading.Lock()
         self._views: OrderedDict[tuple[EnvConfig, int], CameraView] = OrderedDict()
+        self._free = threading.Event()
+        self._free.set()
 
     def start(self) -> SimulatorProcess:
         """Return the simulator; the first call begins to start it."""
@@ -36,6 +38,14 @@ class SecondSimulator:
         """End the simulator, if it was started."""
         if self._simulator is not None:
             self._simulator.close()
+
+    def hold_back(self) -> None:
+        """Let first images wait until `let_go`: a rehearsal will keep the first of them, and needs the processor."""
+        self._free.clear()
+
+    def let_go(self) -> None:
+        """Let first images wait no longer."""
+        self._free.set()
 
     def keep(self, env: EnvConfig, seed: int, view: CameraView) -> None:
         """Keep the first image of a seed in the simulator of `env`."""
@@ -51,6 +61,7 @@ class SecondSimulator:
         Raises:
             UserError: see `SimulatorProcess.start_view`.
         """
+        self._free.wait()
         view = self._views.get((env, seed))
         if view is None:
             with self.borrowed(env) as simulator:

@@ -39,7 +39,7 @@ def driver_box(handlers: Handlers, label: str) -> gr.Dropdown:
     """
     return gr.Dropdown(
         handlers.choices.drivers(),
-        value=handlers.runner.first_driver,
+        value=handlers.choices.first_driver(),
         label=f"{label}: checkpoint, expert or control",
         interactive=False,
     )

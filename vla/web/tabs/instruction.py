@@ -56,7 +56,7 @@ class InstructionInput:
 
 def instruction_input(handlers: Handlers, seed: int, label: str = "Instruction", index: int = 0) -> InstructionInput:
     """Show an instruction; `seed` is the one that the page offers first."""
-    scene, driver = handlers.scene, handlers.runner.first_driver
+    scene, driver = handlers.scene, handlers.choices.first_driver()
     value = scene.first_instructions(driver, seed)[index]
     box = gr.Textbox(value, label=label, max_length=MAX_INSTRUCTION_CHARS)
     asks = _shown(scene.asks(value, driver, seed))

@@ -20,7 +20,7 @@ def model_tab(handlers: Handlers, page: gr.Blocks) -> None:
         # It imports torch, as a policy does; the page is shown before.
         from vla.web.model_facts import about_model
 
-        return about_model(policy, choices.broken)
+        return about_model(policy, choices.broken())
 
     def curves() -> str | None:
         found = training_curves(choices)

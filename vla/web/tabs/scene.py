@@ -31,11 +31,19 @@ def connect_scene(
     only_lift = [component for part in content for component in part.only_lift]
     switches = [component for part in content for component in part.switches]
 
+    built_with = handlers.choices.first_driver()
+
     def who(chosen: str) -> list[Any]:
-        return [
-            *(gr.Dropdown(scene.drivers(chosen), interactive=True) for _ in drivers),
-            *(gr.Dropdown(scene.policies(chosen), interactive=True) for _ in policies),
-        ]
+        # A checkpoint may have turned out to be broken since the page was built; else the chosen value stays.
+        renewed = handlers.choices.first_driver() != built_with
+        shown: list[Any] = []
+        for names, count in ((scene.drivers(chosen), len(drivers)), (scene.policies(chosen), len(policies))):
+            first = next(iter(names), None)
+            shown += [
+                gr.Dropdown(names, value=first, interactive=True) if renewed else gr.Dropdown(names, interactive=True)
+                for _ in range(count)
+            ]
+        return shown
 
     def at_load(chosen: str) -> list[Any]:
         return [gr.Radio(scene.scenes()), scene.hint(), *who(chosen)]

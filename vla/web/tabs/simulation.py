@@ -43,7 +43,7 @@ def simulation_tab(handlers: Handlers, first_seed: int, page: gr.Blocks) -> OfSc
                     max_length=MAX_INSTRUCTION_CHARS,
                     submit_btn="Send",
                 )
-                told = cube_buttons(handlers.scene, handlers.runner.first_driver, first_seed)
+                told = cube_buttons(handlers.scene, handlers.choices.first_driver(), first_seed)
                 push = gr.Button("Push the cube")
             seed = seed_box(first_seed)
     instruction.connect(driver, seed)

@@ -46,7 +46,7 @@ def single_image_tab(handlers: Handlers, first_seed: int) -> OfScene:
             from_simulator = gr.Button("Use the first frame of this seed")
             instruction = instruction_input(handlers, first_seed)
             names = handlers.choices.names()
-            first = handlers.runner.first_driver
+            first = handlers.choices.first_driver()
             # As with `driver_box`, a list that grows shorter must not be open.
             policy = gr.Dropdown(names, value=first if first in names else None, label="Policy", interactive=False)
             predict = gr.Button("Predict", variant="primary")
