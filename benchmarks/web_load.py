@@ -94,7 +94,7 @@ def _first_episode_s(page: Page) -> float:
     """Ask for an episode as soon as the page answers; returns the seconds from the command to its first frame."""
     begin = time.monotonic()
     visitor = page.client()
-    job = visitor.submit(*episode_inputs(INSTRUCTION, _first_driver(visitor), max_steps=1), api_name="/simulate")
+    job = visitor.submit(*episode_inputs(INSTRUCTION, _first_driver(visitor), max_steps=20), api_name="/simulate")
     frame_s = next(time.monotonic() for output in job if "step" in output[4])
     job.result()
     return page.ready_s + frame_s - begin
