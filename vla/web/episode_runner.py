@@ -39,11 +39,11 @@ class EpisodeRunner:
     def __init__(self, choices: CheckpointChoices, simulator: SimulatorProcess) -> None:
         """`simulator` is restarted where an episode needs another one, as it does for the first checkpoint."""
         self.choices = choices
-        self.env = choices.env(choices.first_driver())
         self._turn = threading.Lock()
-        self.second = SecondSimulator(self.env)
+        env = choices.env(choices.first_driver())
+        self.second = SecondSimulator(env)
         self.simulator = simulator
-        self.simulator.configure(self.env)
+        self.simulator.configure(env)
 
     def rehearse(self, seed: int) -> None:
         """Load the first policy and run a step of an episode: the first visitor waits for nothing that comes only once.
