@@ -116,7 +116,7 @@ def served(folder: Path, *arguments: str, end: signal.Signals = signal.SIGINT) -
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
-    env.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in a process that imports it, as the tests do
+    env["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")  # torch makes it wherever it is imported, and leaves it
     start = time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=env)

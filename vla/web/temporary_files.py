@@ -30,8 +30,6 @@ def private_folder() -> Iterator[Path]:
         served.mkdir()
         made.mkdir()
         os.environ["GRADIO_TEMP_DIR"], tempfile.tempdir = str(served), str(made)
-        # torch makes a folder for its compiler wherever it is imported, and leaves it there.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(made))
         try:
             yield Path(name)
         finally:
